@@ -1,0 +1,567 @@
+"""Typed, immutable settings: load, merge, check, explain.
+
+Later sources win over earlier ones: defaults, the file, the environment, the command
+line. Every setting is a key of `moongate.toml` and has an environment twin. What a
+setting means to a running node is left to the part that uses it.
+"""
+
+import difflib
+import ipaddress
+import os
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    IPvAnyNetwork,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from moongate.errors import ConfigurationError
+
+__all__ = ["Capture", "Config", "Limits", "PortRange", "Secret", "Setting", "differences", "load_config", "split_address"]
+
+Secret = SecretStr
+ENV_PREFIX = "MOONGATE_"
+FILE_NAME = "moongate.toml"
+MASK = "***"
+# Variables of the command line that are not settings of a node.
+OTHER_VARIABLES = frozenset({"MOONGATE_SERVER", "MOONGATE_TOKEN", "MOONGATE_CONFIG"})
+
+
+@dataclass(frozen=True, slots=True)
+class PortRange:
+    """An inclusive range of ports."""
+
+    low: int
+    high: int
+
+    @classmethod
+    def parse(cls, value: object) -> "PortRange":
+        """Read `20000-20999`, `20000`, or a pair of numbers.
+
+        Raises:
+            ValueError: If it is none of these, or no range of ports.
+        """
+        match value:
+            case PortRange():
+                return value
+            case int() | str():
+                low, _, high = str(value).partition("-")
+                bounds = [low, high or low]
+            case [int(first), int(last)]:
+                bounds = [str(first), str(last)]
+            case _:
+                bounds = []
+        if not bounds or not all(text.strip().isdecimal() and text.isascii() for text in bounds):
+            raise ValueError("a port range reads like 20000-20999")
+        first_port, last_port = (int(text) for text in bounds)
+        if not 1 <= first_port <= last_port <= 65535:
+            raise ValueError(f"ports go from 1 to 65535, the lower one first, not {first_port}-{last_port}")
+        return cls(first_port, last_port)
+
+    def __contains__(self, port: object) -> bool:
+        return isinstance(port, int) and self.low <= port <= self.high
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.low, self.high + 1))
+
+    def __len__(self) -> int:
+        return self.high - self.low + 1
+
+    def __str__(self) -> str:
+        return f"{self.low}-{self.high}"
+
+
+def split_address(text: str) -> tuple[str, int]:
+    """Split `host:port` or `[v6]:port`; port 0 asks the system for a free one.
+
+    Raises:
+        ValueError: If it is no such address.
+    """
+    host, colon, port = text.rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    if bracketed:
+        host = host[1:-1]
+    if not colon or not host or (":" in host and not bracketed):
+        raise ValueError(f"an address reads like 127.0.0.1:7171 or [::1]:7171, not {text!r}")
+    if not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+        raise ValueError(f"a port is a number from 0 to 65535, not {port!r}")
+    return host, int(port)
+
+
+def _checked_address(text: str) -> str:
+    split_address(text)
+    return text
+
+
+def _checked_domain(text: str) -> str:
+    """A host name in lower case; what a tunnel's label is put in front of (RFC 1123 §2.1)."""
+    name = text.lower().rstrip(".")
+    labels = name.split(".")
+    if len(name) > 253 or not all(
+        0 < len(label) <= 63 and label.isascii() and label.replace("-", "").isalnum() and label.strip("-") == label
+        for label in labels
+    ):
+        raise ValueError(f"{text!r} is not a host name")
+    return name
+
+
+def _split_commas(value: object) -> object:
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return value
+
+
+def _filled(secret: SecretStr) -> SecretStr:
+    if not secret.get_secret_value().strip():
+        raise ValueError("an empty secret would let everybody in; leave the key out to have one made")
+    return secret
+
+
+def _default_home() -> Path:
+    import platformdirs  # only needed when nobody says where
+
+    return Path(platformdirs.user_data_dir("moongate", appauthor=False))
+
+
+Address = Annotated[str, AfterValidator(_checked_address)]
+Domain = Annotated[str, AfterValidator(_checked_domain)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Seconds = Annotated[float, Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0)]
+FilledSecret = Annotated[SecretStr, AfterValidator(_filled)]
+Ports = Annotated[
+    PortRange,
+    PlainValidator(PortRange.parse),
+    PlainSerializer(str),
+    WithJsonSchema({"type": "string", "pattern": "^[0-9]+(-[0-9]+)?$"}),
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
+
+
+class Limits(_Section):
+    """What one tunnel, one address and one agent may use; 0 means no limit."""
+
+    rate_limit_rps: Count = Field(0, description="HTTP requests per second of one tunnel (429 beyond).")
+    ip_rate_limit_rps: Count = Field(0, description="Requests and new TCP connections per second of one address.")
+    request_body_max_bytes: Count = Field(0, description="Largest request body (413 beyond).")
+    max_connections_per_tunnel: Count = Field(10000, description="Visitors' connections of one tunnel at a time.")
+    max_connections_per_address: Count = Field(0, description="Connections of one visitor's address at a time.")
+    max_tunnels_per_session: Count = Field(0, description="Tunnels that one agent may open.")
+    header_bytes: int = Field(65536, ge=1024, description="Largest head of a request or an answer.")
+    header_timeout_s: Seconds = Field(30, description="Time in which a visitor must have sent the head of a request.")
+    response_head_timeout_s: Seconds = Field(60, description="Time in which an upstream must begin its answer (504).")
+
+
+class Capture(_Section):
+    """The recorded copies of HTTP exchanges, for looking at them and sending them again."""
+
+    enabled: bool = Field(True, description="Whether requests and answers are recorded at all.")
+    body_max_bytes: Count = Field(65536, description="How much of one body is kept; the rest is cut and marked so.")
+    total_bytes: Count = Field(32 * 1024 * 1024, description="Bodies in memory, all tunnels together; oldest go first.")
+    ring: int = Field(500, ge=1, description="Exchanges kept per tunnel.")
+
+
+class Config(_Section):
+    """Everything that one node is told."""
+
+    home: Path = Field(
+        default_factory=_default_home,
+        description="State directory; by default the user's data directory for `moongate`.",
+    )
+    listen: Address = Field("127.0.0.1:7171", description="Address of everything that starts as HTTP or TLS.")
+    dashboard_port: Port = Field(4041, description="Second port of the same application, on the host of `listen`; 0 is off.")
+    tcp_listen: Address = Field("127.0.0.1:8181", description="Accepted, not used yet: raw TCP that carries its token.")
+    ssh_listen: Address = Field("127.0.0.1:2222", description="Accepted, not used yet: the SSH bastion.")
+    tcp_ports: Ports = Field(PortRange(20000, 20999), description="Ports for TCP tunnels, both ends included.")
+    domain: Domain = Field("localhost", description="Public names are labels in front of this domain.")
+    node_names: Annotated[tuple[Domain, ...], BeforeValidator(_split_commas)] = Field(
+        (), description="Host names, besides addresses and `localhost`, that reach the application itself."
+    )
+    tls_cert: Path | None = Field(None, description="PEM chain for public names; by default the node's own authority issues.")
+    tls_key: Path | None = Field(None, description="PEM key of `tls_cert`.")
+    plain_http: bool = Field(False, description="Serve plain HTTP on addresses other than loopback too.")
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_split_commas)] = Field(
+        (), description="Networks whose PROXY protocol and forwarding headers are believed."
+    )
+    admin_token: FilledSecret | None = Field(None, description="By default made at the first start, in `admin-token`.")
+    database_url: str | None = Field(
+        None, repr=False, description="`sqlite:///PATH` or `postgresql://…`; by default `moongate.db` in `home`."
+    )
+    metrics_token: FilledSecret | None = Field(None, description="Bearer token for `/metrics`, besides the admin token.")
+    dashboard_origin: str = Field("http://localhost:3000", description="Origin of a dashboard that may call the API.")
+    lease_hold_s: Seconds = Field(60, description="How long a name is kept for an agent that is gone.")
+    drain_s: Seconds = Field(30, description="How long a stopping node waits for what is under way.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
+    log_format: Literal["console", "json"] = Field("console", description="Logs for people, or one JSON object a line.")
+    limits: Limits = Limits()
+    capture: Capture = Capture()
+
+    _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
+    _foreign: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+    _warnings: tuple[str, ...] = PrivateAttr(default=())
+
+    @field_validator("home", "tls_cert", "tls_key")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _known_level(cls, value: object) -> object:
+        level = value.lower() if isinstance(value, str) else value
+        return {"trace": "debug", "warn": "warning"}.get(str(level), level)
+
+    @field_validator("database_url")
+    @classmethod
+    def _with_driver(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        scheme, separator, rest = url.partition("://")
+        drivers = {"sqlite": "sqlite+aiosqlite", "postgres": "postgresql+asyncpg", "postgresql": "postgresql+asyncpg"}
+        driver = drivers.get(scheme, scheme)
+        if not separator or driver not in drivers.values():
+            raise ValueError("a database is sqlite:///PATH or postgresql://USER@HOST/NAME")
+        return f"{driver}://{rest}"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("tls_cert and tls_key belong together; only one of them is set")
+        if self.dashboard_port and self.dashboard_port == self.listen_address[1]:
+            raise ValueError(f"dashboard_port and listen cannot both use port {self.dashboard_port}")
+        return self
+
+    @property
+    def listen_address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        return split_address(self.listen)
+
+    @property
+    def listens_on_loopback(self) -> bool:
+        """Whether nobody outside this machine can reach `listen`."""
+        host = self.listen_address[0]
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the sources held that this node does not use."""
+        return self._warnings
+
+    @property
+    def foreign(self) -> Mapping[str, Any]:
+        """Keys of another family's file that this node keeps but does not use."""
+        return self._foreign
+
+    def explain(self) -> "list[Setting]":
+        """List every setting with its value, where that came from and what it is for; secrets are masked."""
+        return [
+            Setting(key, variable_of(key), _shown(key, value), self._sources.get(key, "default"), description)
+            for key, value, description in _walk(self)
+        ]
+
+    @classmethod
+    def schema_document(cls) -> dict[str, Any]:
+        """Return the JSON schema of `moongate.toml`."""
+        return {"$schema": "https://json-schema.org/draft/2020-12/schema", **cls.model_json_schema()}
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One line of an explanation."""
+
+    key: str
+    variable: str
+    value: str
+    source: str
+    description: str
+
+
+def variable_of(key: str) -> str:
+    """Return the environment twin of a key: `limits.rate_limit_rps` is `MOONGATE_LIMITS_RATE_LIMIT_RPS`."""
+    return ENV_PREFIX + key.replace(".", "_").upper()
+
+
+def _walk(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, _Section):
+            yield from _walk(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value, field.description or ""
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, _Section):
+            yield from _keys(kind, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+KEYS = frozenset(_keys(Config))
+SECTIONS = frozenset(key.partition(".")[0] for key in KEYS if "." in key)
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, SecretStr):
+        return MASK
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value)) or "-"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return f"{value:g}"
+    return without_password(value) if key == "database_url" else str(value)
+
+
+def without_password(url: str) -> str:
+    """Return a URL whose password is masked."""
+    scheme, separator, rest = url.partition("://")
+    userinfo, at, place = rest.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    return f"{scheme}{separator}{user}{colon}{MASK}{at}{place}" if colon else url
+
+
+def differences(old: Config, new: Config) -> frozenset[str]:
+    """Return the keys whose values differ, for a reload."""
+    before = {key: value for key, value, _ in _walk(old)}
+    return frozenset(key for key, value, _ in _walk(new) if before[key] != value)
+
+
+# --- sources -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Flat keys of one place, and what there was besides."""
+
+    name: str
+    values: Mapping[str, Any]
+    foreign: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
+
+
+def load_config(
+    path: Path | None = None, env: Mapping[str, str] = os.environ, overrides: Mapping[str, Any] | None = None
+) -> Config:
+    """Merge defaults, the file, the environment and `overrides` (dotted or nested keys; None is "not given").
+
+    Without a path, `moongate.toml` in the home directory is read if it is there.
+
+    Raises:
+        ConfigurationError: If a key is unknown or a value cannot be used; it names both.
+    """
+    said = _from_overrides(overrides or {})
+    variables = _from_environment(env)
+    home = said.values.get("home") or variables.values.get("home")
+    file = _from_file(path) if path is not None else _from_home(Path(home) if home else _default_home())
+    return _build([file, variables, said])
+
+
+def _build(sources: list[_Source]) -> Config:
+    merged: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for source in sources:
+        merged |= source.values
+        origins |= {key: _origin(source, key) for key in source.values}
+    try:
+        config = Config.model_validate(_nested(merged))
+    except ValidationError as error:
+        raise _translated(error, origins) from None
+    config._sources = origins
+    config._foreign = {key: value for source in sources for key, value in source.foreign.items()}
+    config._warnings = tuple(warning for source in sources for warning in source.warnings)
+    return config
+
+
+def _origin(source: _Source, key: str) -> str:
+    return variable_of(key) if source.name == "environment" else source.name
+
+
+def _translated(error: ValidationError, origins: Mapping[str, str]) -> ConfigurationError:
+    """Say which settings cannot be used and why, without their values: one may be a secret."""
+    reasons = []
+    for problem in error.errors(include_url=False, include_context=False, include_input=False):
+        place = [str(part) for part in problem["loc"]]
+        key = ".".join(place[:2]) if place and place[0] in SECTIONS else ".".join(place[:1])
+        reason = problem["msg"].removeprefix("Value error, ")
+        where = f"{key} ({origins.get(key, 'default')}): " if key else ""
+        reasons.append(f"{where}{reason[:1].lower()}{reason[1:]}")
+    return ConfigurationError("; ".join(reasons))
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        section, dot, name = key.partition(".")
+        if dot:
+            tree.setdefault(section, {})[name] = value
+        else:
+            tree[key] = value
+    return tree
+
+
+def _flat(tree: Mapping[str, Any], sections: frozenset[str] | None = None) -> dict[str, Any]:
+    """Spread tables into dotted keys; only the named sections, or every table."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and (sections is None or key in sections):
+            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
+        else:
+            flat[key] = value
+    return flat
+
+
+def _suggestion(key: str) -> str:
+    near = difflib.get_close_matches(key, KEYS | SECTIONS, n=1, cutoff=0.6)
+    # People put a section's key at the top, or the other way round.
+    near = near or [known for known in sorted(KEYS) if known.rpartition(".")[2] == key.rpartition(".")[2]]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _checked_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
+    for key in values:
+        if key in SECTIONS:
+            raise ConfigurationError(f"{key!r} in {where} is a section, not a setting")
+        if key not in KEYS:
+            raise ConfigurationError(f"unknown setting {key!r} in {where}{_suggestion(key)}")
+    return values
+
+
+def _from_overrides(overrides: Mapping[str, Any]) -> _Source:
+    given = {key: value for key, value in _flat(overrides, SECTIONS).items() if value is not None}
+    return _Source("command line", _checked_keys(given, "the command line"), {})
+
+
+def _from_environment(env: Mapping[str, str]) -> _Source:
+    known = {variable_of(key): key for key in KEYS}
+    values = {key: env[variable] for variable, key in known.items() if env.get(variable)}
+    strange = sorted(set(filter(lambda name: name.startswith(ENV_PREFIX), env)) - known.keys() - OTHER_VARIABLES)
+    warnings = []
+    for name in strange:
+        # Other tools may use our prefix, so only what looks like a slip is worth a word.
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        if near:
+            warnings.append(f"unknown variable {name}; did you mean {near[0]}?")
+    return _Source("environment", values, {}, tuple(warnings))
+
+
+def _from_home(home: Path) -> _Source:
+    path = home.expanduser() / FILE_NAME
+    return _from_file(path) if path.is_file() else _Source(FILE_NAME, {}, {})
+
+
+def _from_file(path: Path) -> _Source:
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} is not TOML: {error}") from None
+    source = _from_server_toml(path, tree) if _is_server_toml(path, tree) else _from_moongate_toml(path, tree)
+    folder = path.expanduser().absolute().parent
+    anchored = {key: _anchored(folder, key, value) for key, value in source.values.items()}
+    return _Source(str(path), anchored, source.foreign, source.warnings)
+
+
+def _anchored(folder: Path, key: str, value: Any) -> Any:
+    """A relative path in a file is relative to that file."""
+    is_path = key in {"home", "tls_cert", "tls_key"} and isinstance(value, str)
+    return folder / Path(value).expanduser() if is_path else value
+
+
+def _from_moongate_toml(path: Path, tree: Mapping[str, Any]) -> _Source:
+    return _Source(str(path), _checked_keys(_flat(tree), str(path)), {})
+
+
+# --- server.toml, the file of another family of servers --------------------------------
+
+SERVER_TABLES = frozenset({"server", "auth", "tls", "database", "logging"})
+SERVER_KEYS: Mapping[str, str] = {
+    "server.domain": "domain",
+    "server.dashboard_port": "dashboard_port",
+    "server.dashboard_origin": "dashboard_origin",
+    "tls.cert_path": "tls_cert",
+    "tls.key_path": "tls_key",
+    "auth.admin_token": "admin_token",
+    "database.url": "database_url",
+    "logging.level": "log_level",
+    "limits.max_tunnels_per_session": "limits.max_tunnels_per_session",
+    "limits.max_connections_per_tunnel": "limits.max_connections_per_tunnel",
+    "limits.rate_limit_rps": "limits.rate_limit_rps",
+    "limits.ip_rate_limit_rps": "limits.ip_rate_limit_rps",
+    "limits.request_body_max_bytes": "limits.request_body_max_bytes",
+    "limits.tcp_port_range": "tcp_ports",
+}
+# One port of ours answers all of these; the first one given is it. That family binds every address.
+SERVER_PORTS = ("server.https_port", "server.control_port", "server.http_port")
+
+
+def _is_server_toml(path: Path, tree: Mapping[str, Any]) -> bool:
+    return path.name == "server.toml" or any(isinstance(tree.get(name), dict) for name in SERVER_TABLES)
+
+
+def _from_server_toml(path: Path, tree: Mapping[str, Any]) -> _Source:
+    given = _flat(tree)
+    values = {ours: given.pop(theirs) for theirs, ours in SERVER_KEYS.items() if theirs in given}
+    values = {key: value for key, value in values.items() if key not in {"tls_cert", "tls_key"} or value != ""}
+    warnings: list[str] = []
+    _take_ports(given, values, warnings)
+    _take_authentication(given, values, warnings, str(path))
+    _take_database(path, given, values)
+    if "server.plain_http_mode" in given:
+        values["plain_http"] = given.pop("server.plain_http_mode") == "proxy"
+    if "logging.format" in given:
+        values["log_format"] = "json" if given.pop("logging.format") == "json" else "console"
+    warnings += [f"{path}: {key} is kept but not used by this node" for key in given]
+    return _Source(str(path), values, given, tuple(warnings))
+
+
+def _take_ports(given: dict[str, Any], values: dict[str, Any], warnings: list[str]) -> None:
+    ports = {key: given.pop(key) for key in SERVER_PORTS if key in given}
+    if not ports:
+        return
+    first, *others = ports
+    values["listen"] = f"0.0.0.0:{ports[first]}"
+    warnings += [f"{key} is not opened: port {ports[first]} ({first}) answers everything" for key in others]
+
+
+def _take_authentication(given: dict[str, Any], values: dict[str, Any], warnings: list[str], where: str) -> None:
+    required = given.pop("auth.require_auth", True)
+    if not required:
+        warnings.append(f"{where}: auth.require_auth = false is not followed; this node always asks for a token")
+        if values.get("admin_token") == "":
+            del values["admin_token"]
+
+
+def _take_database(path: Path, given: dict[str, Any], values: dict[str, Any]) -> None:
+    file = given.pop("database.path", None)
+    if not isinstance(file, str) or "database_url" in values:
+        return
+    place = file if file == ":memory:" else str(path.expanduser().absolute().parent / Path(file).expanduser())
+    values["database_url"] = f"sqlite:///{place}"

@@ -1,0 +1,1 @@
+"""Moving bytes: links between agent and node, the channels they carry, and joining two transports."""

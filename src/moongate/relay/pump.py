@@ -1,0 +1,81 @@
+"""Joining two transports: what one receives, the other writes, with half-close and backpressure both ways."""
+
+import asyncio
+from typing import Any
+
+# What uvloop may hold unsent for one connection before its source is paused.
+WRITE_HIGH_WATER = 256 * 1024
+
+
+class Half(asyncio.Protocol):
+    """One end of a joined pair: carries what its own transport receives to the other end's transport.
+
+    One side saying goodbye does not silence the other: its end of file is passed on,
+    and the opposite direction keeps flowing.
+    """
+
+    __slots__ = ("_eof_received", "_eof_written", "bytes_received", "lost", "other", "transport")
+
+    def __init__(self) -> None:
+        self.transport: Any = None
+        self.other: Half | None = None
+        self.bytes_received = 0
+        self._eof_received = False
+        self._eof_written = False
+        self.lost = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_received += len(data)
+        if self.other is not None:
+            self.other.transport.write(data)
+
+    def eof_received(self) -> bool:
+        self._eof_received = True
+        if self.other is not None:
+            self.other.end_writing()
+        self._close_if_done()
+        return True
+
+    def end_writing(self) -> None:
+        """The other end has no more for us to write."""
+        if self._eof_written or self.lost:
+            return
+        self._eof_written = True
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._close_if_done()
+        else:
+            # TLS cannot half-close here: what is written is flushed, and that is all there is.
+            self.transport.close()
+
+    def _close_if_done(self) -> None:
+        if self._eof_received and self._eof_written:
+            self.transport.close()
+
+    def pause_writing(self) -> None:
+        if self.other is not None and not self.other.lost:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.other is not None and not self.other.lost:
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.lost:
+            return
+        self.lost = True
+        other = self.other
+        if other is not None and not other.lost and other.transport is not None:
+            if exc is not None:
+                other.transport.abort()
+            else:
+                other.transport.close()
+
+
+def join(a: Half, b: Half) -> None:
+    """Make each the other's end; both must have their transport, or get it before their first byte."""
+    a.other = b
+    b.other = a

@@ -1,0 +1,1 @@
+"""Bytes to meaning and back: every protocol here is pure, and does no I/O of its own."""

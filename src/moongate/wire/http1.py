@@ -1,0 +1,604 @@
+"""The rules of HTTP/1.1 for a gateway: what a head may say, and what is passed on of it.
+
+`httptools` cuts messages into heads and bodies. Here heads are judged and rewritten, as
+lists of (name, value) pairs of bytes. A request is judged by `check_request` before
+anything else looks at it, and leaves through `upstream_head`; an answer is judged by
+`response_framing` and leaves through `visitor_head`. Whoever gets an error from a
+function of this module closes that connection: its framing can no longer be trusted.
+
+Decided here, once:
+
+- Hop-by-hop fields (RFC 9110 §7.6.1) are Connection, Keep-Alive, Proxy-Connection,
+  Proxy-Authenticate, Proxy-Authorization, Proxy-Authentication-Info, TE,
+  Transfer-Encoding, Upgrade, HTTP2-Settings, and every field that Connection nominates.
+  A nomination removes neither Host, Content-Length, nor any forwarding field: else a
+  visitor could take away what the upstream relies on.
+- Trailer stays when the body is chunked, since trailer fields are then passed on.
+  `TE: trailers` is said anew to the upstream when the visitor said it.
+- Upgrade passes with any protocol but h2c, which would carry further requests past the
+  edge unseen (RFC 9110 §7.8 lets a server ignore it). HTTP/1.0 cannot upgrade.
+- `Expect: 100-continue` is the upstream's to answer and passes; from HTTP/1.0 it does not.
+- X-Forwarded-*, Forwarded and the fields that name a client address are ours to say.
+  Those of strangers are dropped, those of trusted proxies are continued.
+- Names that differ from a field of ours only by `_` for `-` are dropped: CGI-like
+  upstreams cannot tell them apart.
+- Everything else keeps its spelling, order and bytes.
+"""
+
+import re
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from moongate.errors import BadRequest, ProtocolError
+
+Header = tuple[bytes, bytes]
+Headers = list[Header]
+
+# Framing of a body: a length in bytes, or one of these.
+CHUNKED: Final = -1
+UNTIL_EOF: Final = -2
+NO_BODY: Final = -3
+Framing = int
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+# 18 digits stay below 2**63, so that no upstream's integer wraps.
+_LENGTH_DIGITS_MAX: Final = 18
+
+# What a field is to a gateway. Plain integers, for these are compared for every field.
+_PLAIN: Final = 0
+_HOP: Final = 1
+_HOST: Final = 2
+_LENGTH: Final = 3
+_CODING: Final = 4
+_CONNECTION: Final = 5
+_UPGRADE: Final = 6
+_EXPECT: Final = 7
+_TE: Final = 8
+_TRAILER: Final = 9
+_FORWARDING: Final = 10
+
+_SPECIAL: Final[dict[bytes, int]] = {
+    b"keep-alive": _HOP,
+    b"proxy-connection": _HOP,
+    b"proxy-authenticate": _HOP,
+    b"proxy-authorization": _HOP,
+    b"proxy-authentication-info": _HOP,
+    b"http2-settings": _HOP,
+    b"host": _HOST,
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _CODING,
+    b"connection": _CONNECTION,
+    b"upgrade": _UPGRADE,
+    b"expect": _EXPECT,
+    b"te": _TE,
+    b"trailer": _TRAILER,
+    b"forwarded": _FORWARDING,
+    b"x-forwarded-for": _FORWARDING,
+    b"x-forwarded-proto": _FORWARDING,
+    b"x-forwarded-host": _FORWARDING,
+    b"x-real-ip": _FORWARDING,
+    b"x-client-ip": _FORWARDING,
+    b"x-cluster-client-ip": _FORWARDING,
+    b"true-client-ip": _FORWARDING,
+}
+_FORWARDING_PREFIX: Final = b"x-forwarded-"
+
+# Seen in nearly every message: with these in the table, the slow path is for rare names.
+_COMMON: Final = (
+    b"accept accept-charset accept-encoding accept-language accept-ranges access-control-allow-origin age allow "
+    b"authorization cache-control content-disposition content-encoding content-language content-range "
+    b"content-security-policy content-type cookie date dnt etag expires if-match if-modified-since if-none-match "
+    b"if-range last-modified link location origin pragma priority range referer retry-after sec-ch-ua "
+    b"sec-ch-ua-mobile sec-ch-ua-platform sec-fetch-dest sec-fetch-mode sec-fetch-site sec-fetch-user "
+    b"sec-websocket-accept sec-websocket-extensions sec-websocket-key sec-websocket-protocol sec-websocket-version "
+    b"server set-cookie strict-transport-security traceparent upgrade-insecure-requests user-agent vary via "
+    b"www-authenticate x-content-type-options x-frame-options x-powered-by x-request-id x-requested-with"
+).split()
+
+_KINDS: Final[dict[bytes, int]] = {
+    spelling: kind
+    for name, kind in [*((name, _PLAIN) for name in _COMMON), *_SPECIAL.items()]
+    for spelling in (name, name.title(), name.upper())
+}
+
+_TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_ORIGIN_FORM: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*")
+_ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?#]*)([/?][\x21\x22\x24-\x7e]*)?", re.IGNORECASE)
+_AUTHORITY: Final = re.compile(rb"([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
+_ADDRESS: Final = re.compile(r"[0-9A-Fa-f:.]+")
+
+# All of CTL except HTAB (RFC 9110 §5.5).
+_CONTROLS: Final = bytes(code for code in (*range(32), 127) if code != 9)
+
+_NOBODY_NAMED: Final[frozenset[bytes]] = frozenset()
+# Connection options that are no field names.
+_OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b""})
+
+# Fields that must not arrive after the body: framing, routing, authentication and content
+# description (RFC 9110 §6.5.1). Those that `_SPECIAL` names are refused there already.
+_NEVER_TRAILING: Final = frozenset(
+    b"age authorization cache-control content-encoding content-range content-type cookie date expires location "
+    b"max-forwards pragma range retry-after set-cookie set-cookie2 vary warning www-authenticate".split()
+)
+
+
+class RequestFacts(NamedTuple):
+    """What the gateway must know of a request, once its head has been judged."""
+
+    host: str
+    """Lower-case, without port, brackets or trailing dot; empty only for HTTP/1.0 without Host."""
+    port: int | None
+    authority: bytes
+    """Host and port as the visitor wrote them."""
+    target: bytes
+    """In origin-form, or `*`."""
+    content_length: int | None
+    chunked: bool
+    expect_continue: bool
+    upgrade: bytes | None
+    """The protocols asked for, as sent, without h2c."""
+    close: bool
+    """The visitor's connection ends after this exchange."""
+    nominated: frozenset[bytes]
+    """Lower-case names of fields that Connection declares hop-by-hop."""
+    accepts_trailers: bool
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or bool(self.content_length)
+
+
+class Authority(NamedTuple):
+    """A host and, if it was written, a port."""
+
+    host: str
+    port: int | None
+
+
+def parse_authority(value: bytes) -> Authority:
+    """Read the value of a Host field (RFC 9110 §7.2).
+
+    Raises:
+        BadRequest: If it is not a name or address with an optional port.
+    """
+    match = _AUTHORITY.fullmatch(value)
+    if match is None:
+        raise BadRequest(400, "the host is not a name or an address with an optional port")
+    host, digits = match.groups()
+    port = int(digits) if digits else None
+    name = host.decode("ascii").lower().removesuffix(".").strip("[]")
+    if not name or (port is not None and port > 65535):
+        raise BadRequest(400, "the host is empty, or its port is above 65535")
+    return Authority(name, port)
+
+
+def check_request(method: bytes, target: bytes, version: str, headers: Headers) -> RequestFacts:
+    """Judge a request's head, and say what the gateway must know of it.
+
+    Raises:
+        BadRequest: If it must not be forwarded (RFC 9112 §3, §6 and §11.2); close the connection.
+    """
+    if version not in ("1.1", "1.0"):
+        raise BadRequest(505, f"http version {version} is not spoken here")
+    if method == b"CONNECT":
+        raise BadRequest(405, "this is not a forward proxy")
+    if not _TOKEN.fullmatch(method):
+        raise BadRequest(400, "the method is not a token")
+    _refuse_controls(headers)
+    host = length = coding = upgrade = None
+    connection = b""
+    expect_continue = accepts_trailers = False
+    for name, value in headers:
+        kind = _KINDS.get(name)
+        if kind is None:
+            kind = _kind_of(name)
+            if kind is None:
+                raise BadRequest(400, "a field name is not a token")
+        if kind == _PLAIN or kind == _HOP or kind >= _TRAILER:
+            continue
+        value = value.strip(b" \t")
+        if kind == _HOST:
+            if host is not None:
+                raise BadRequest(400, "there is more than one host field")
+            host = value
+        elif kind == _LENGTH:
+            if length is not None:
+                raise BadRequest(400, "there is more than one content-length field")
+            length = _parse_length(value)
+        elif kind == _CODING:
+            if coding is not None:
+                raise BadRequest(400, "there is more than one transfer-encoding field")
+            coding = value
+        elif kind == _CONNECTION:
+            connection = connection + b"," + value if connection else value
+        elif kind == _UPGRADE:
+            upgrade = value if upgrade is None else upgrade + b", " + value
+        elif kind == _EXPECT:
+            expect_continue = value.lower() == b"100-continue"
+        else:
+            accepts_trailers = accepts_trailers or b"trailers" in _options(value)
+    if coding is not None:
+        _check_coding(coding, version, length)
+    authority, target = _check_target(method, target, host, version)
+    where = parse_authority(authority) if authority else Authority("", None)
+    close, nominated, wants_upgrade = _connection(connection, version)
+    return RequestFacts(
+        where.host,
+        where.port,
+        authority,
+        target,
+        length,
+        coding is not None,
+        expect_continue and version == "1.1",
+        _real_upgrade(upgrade) if upgrade and wants_upgrade and version == "1.1" else None,
+        close,
+        nominated,
+        accepts_trailers,
+    )
+
+
+def upstream_head(
+    method: bytes,
+    facts: RequestFacts,
+    headers: Headers,
+    *,
+    peer_ip: str,
+    proto: str,
+    host_header: bytes | None = None,
+    trusted_peer: bool = False,
+    upgrade: bool = False,
+) -> bytes:
+    """Write the head of a judged request as the upstream gets it, always as HTTP/1.1.
+
+    `host_header` replaces the Host that the upstream sees; X-Forwarded-Host keeps the public
+    one. `upgrade` passes `facts.upgrade` on; without it the request is an ordinary one.
+    """
+    nominated = facts.nominated
+    host = host_header or facts.authority
+    parts = [method, b" ", facts.target, b" HTTP/1.1\r\n"]
+    before: Headers | None = [] if trusted_peer else None
+    host_written = False
+    for name, value in headers:
+        kind = _KINDS.get(name)
+        if kind is None:
+            kind = _kind_of(name)
+        if kind == _PLAIN:
+            if nominated and name.lower() in nominated:
+                continue
+            parts += (name, b": ", value, b"\r\n")
+        elif kind == _HOST:
+            parts += (name, b": ", host, b"\r\n")
+            host_written = True
+        elif kind == _LENGTH:
+            parts += (name, b": %d\r\n" % (facts.content_length or 0))
+        elif kind == _FORWARDING:
+            if before is not None:
+                before.append((name, value))
+        elif (kind == _TRAILER and facts.chunked) or (kind == _EXPECT and facts.expect_continue):
+            parts += (name, b": ", value, b"\r\n")
+    if not host_written:
+        parts += (b"Host: ", host, b"\r\n")
+    if facts.chunked:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+    if facts.upgrade is not None and upgrade:
+        parts += (b"Connection: Upgrade\r\nUpgrade: ", facts.upgrade, b"\r\n")
+    elif facts.accepts_trailers:
+        parts.append(b"Connection: TE\r\nTE: trailers\r\n")
+    parts.append(_forwarding(before, peer_ip, proto, facts.authority))
+    return b"".join(parts)
+
+
+def response_framing(method: bytes, status: int, headers: Headers, version: str = "1.1") -> Framing:
+    """Return how an answer's body is delimited: a length, CHUNKED, UNTIL_EOF or NO_BODY (RFC 9112 §6.3).
+
+    Raises:
+        ProtocolError: If the head contradicts itself, so that two readers could cut it differently.
+    """
+    length = coding = None
+    for name, value in headers:
+        kind = _KINDS.get(name)
+        if kind is None:
+            kind = _kind_of(name)
+        if kind == _LENGTH:
+            found = value.strip(b" \t")
+            if not found.isdigit() or len(found) > _LENGTH_DIGITS_MAX:
+                raise ProtocolError("the upstream's content-length is not a number")
+            if length is not None and length != int(found):
+                raise ProtocolError("the upstream sent two different content-lengths")
+            length = int(found)
+        elif kind == _CODING:
+            if coding is not None or version == "1.0" or value.strip(b" \t").lower() != b"chunked":
+                raise ProtocolError("the upstream's transfer-encoding is not exactly chunked")
+            coding = value
+    if coding is not None and length is not None:
+        raise ProtocolError("the upstream sent both transfer-encoding and content-length")
+    if status < 200 or status == 204 or status == 304 or method == b"HEAD":
+        return NO_BODY
+    if coding is not None:
+        return CHUNKED
+    return UNTIL_EOF if length is None else length
+
+
+def visitor_framing(framing: Framing, version: str) -> Framing:
+    """Return how a visitor of this version is told where an answer's body ends.
+
+    HTTP/1.0 knows no chunks. HTTP/1.1 gets chunks instead of an end of file, so that a body
+    that was cut short does not look whole.
+    """
+    if framing == CHUNKED and version == "1.0":
+        return UNTIL_EOF
+    if framing == UNTIL_EOF and version != "1.0":
+        return CHUNKED
+    return framing
+
+
+def visitor_head(
+    status: int,
+    reason: bytes,
+    headers: Headers,
+    *,
+    version: str,
+    framing: Framing,
+    close: bool,
+    upgrade: bool = False,
+) -> bytes:
+    """Write the head of an answer as the visitor gets it.
+
+    `version` is the visitor's; `framing` is how this side sends the body. An interim answer
+    to an HTTP/1.0 visitor is empty: it could not understand one (RFC 9110 §15.2).
+
+    Raises:
+        ProtocolError: If the upstream's head holds control bytes, no status, a bad name, or an
+            upgrade that nobody asked for.
+    """
+    if not 100 <= status <= 999:
+        raise ProtocolError(f"the upstream sent status {status}")
+    if status == 101 and not upgrade:
+        raise ProtocolError("the upstream switched protocols without being asked")
+    if status < 200 and version == "1.0":
+        return b""
+    parts = [b"HTTP/1.1 %d " % status, reason, b"\r\n"]
+    lines = 1
+    nominated = _nominated(headers)
+    # A 426 must name what it wants (RFC 9110 §15.5.22).
+    names_upgrade = status == 101 or status == 426
+    upgrade_written = False
+    length_allowed = framing == NO_BODY and status >= 200 and status != 204
+    for name, value in headers:
+        kind = _KINDS.get(name)
+        if kind is None:
+            kind = _kind_of(name)
+            if kind is None:
+                raise ProtocolError("the upstream sent a field name that is not a token")
+        if kind == _PLAIN or kind == _EXPECT or kind == _FORWARDING or kind == _HOST:
+            if nominated and name.lower() in nominated:
+                continue
+        elif kind == _LENGTH:
+            if framing >= 0:
+                value = b"%d" % framing
+            elif not length_allowed:
+                continue
+            length_allowed = False
+            framing = NO_BODY if framing >= 0 else framing
+        elif kind == _UPGRADE and names_upgrade:
+            upgrade_written = True
+        elif kind != _TRAILER or framing != CHUNKED:
+            continue
+        parts += (name, b": ", value, b"\r\n")
+        lines += 1
+    if framing >= 0:
+        parts.append(b"Content-Length: %d\r\n" % framing)
+        lines += 1
+    elif framing == CHUNKED:
+        parts.append(b"Transfer-Encoding: chunked\r\n")
+        lines += 1
+    if upgrade_written:
+        parts.append(b"Connection: Upgrade, close\r\n" if close and status != 101 else b"Connection: Upgrade\r\n")
+        lines += 1
+    elif close:
+        parts.append(b"Connection: close\r\n")
+        lines += 1
+    elif version == "1.0":
+        parts.append(b"Connection: keep-alive\r\n")
+        lines += 1
+    parts.append(b"\r\n")
+    head = b"".join(parts)
+    # Control bytes beyond the two of each line came from the upstream.
+    if len(head.translate(None, _CONTROLS)) != len(head) - 2 * (lines + 1):
+        raise ProtocolError("the upstream's head holds control bytes")
+    return head
+
+
+def chunk(data: bytes) -> bytes:
+    """Frame one non-empty piece of a chunked body (RFC 9112 §7.1)."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def last_chunk(trailers: Headers) -> bytes:
+    """End a chunked body, passing on those trailer fields that may come after one.
+
+    Fields for framing, routing, authentication or content description are left out, for a
+    recipient that merged them into the head would believe them (RFC 9110 §6.5.1).
+
+    Raises:
+        ProtocolError: If a field's name is not a token, or its value holds control bytes.
+    """
+    if not trailers:
+        return LAST_CHUNK
+    parts = [b"0\r\n"]
+    for name, value in trailers:
+        kind = _KINDS.get(name, _kind_of(name))
+        if kind is None or len(value.translate(None, _CONTROLS)) != len(value):
+            raise ProtocolError("a trailer field holds bytes that it may not")
+        if kind == _PLAIN and name.lower() not in _NEVER_TRAILING:
+            parts += (name, b": ", value, b"\r\n")
+    parts.append(b"\r\n")
+    return b"".join(parts)
+
+
+def client_ip(headers: Headers, peer_ip: str, is_trusted: Callable[[str], bool]) -> str:
+    """Return the address of who asked, seen through trusted proxies and no further.
+
+    X-Forwarded-For is read from its right end, where the nearest proxy wrote; the first
+    address that is not a trusted proxy is the client. A stranger's field changes nothing.
+    """
+    if not is_trusted(peer_ip):
+        return peer_ip
+    named = [
+        part.strip()
+        for name, value in headers
+        if name.lower() == b"x-forwarded-for"
+        for part in value.decode("latin-1").split(",")
+    ]
+    client = peer_ip
+    for address in reversed(named):
+        if not _ADDRESS.fullmatch(address):
+            break
+        client = address
+        if not is_trusted(address):
+            break
+    return client
+
+
+def _kind_of(name: bytes) -> int | None:
+    """Return what a field is whose spelling is not in the table; None if it is no token."""
+    if not _TOKEN.fullmatch(name):
+        return None
+    plain = name.lower()
+    if b"_" in plain:
+        plain = plain.replace(b"_", b"-")
+        if plain in _SPECIAL or plain.startswith(_FORWARDING_PREFIX):
+            return _HOP
+        return _PLAIN
+    if plain.startswith(_FORWARDING_PREFIX):
+        return _FORWARDING
+    return _SPECIAL.get(plain, _PLAIN)
+
+
+def _refuse_controls(headers: Headers) -> None:
+    values = b"".join([value for _, value in headers])
+    if len(values.translate(None, _CONTROLS)) != len(values):
+        raise BadRequest(400, "a field value holds control bytes")
+
+
+def _parse_length(value: bytes) -> int:
+    if not value.isdigit() or len(value) > _LENGTH_DIGITS_MAX:
+        raise BadRequest(400, "the content-length is not one number")
+    return int(value)
+
+
+def _check_coding(coding: bytes, version: str, length: int | None) -> None:
+    if version == "1.0":
+        raise BadRequest(400, "http/1.0 knows no transfer-encoding")
+    if length is not None:
+        raise BadRequest(400, "there are both transfer-encoding and content-length")
+    if coding.lower() != b"chunked":
+        # RFC 9112 §6.1 asks for 501 when the coding is unknown.
+        known = _TOKEN.fullmatch(coding) and b"chunked" not in coding.lower()
+        raise BadRequest(501 if known else 400, "the transfer-encoding is not exactly chunked")
+
+
+def _check_target(method: bytes, target: bytes, host: bytes | None, version: str) -> tuple[bytes, bytes]:
+    """Return the authority that counts, and the target in origin-form (RFC 9112 §3.2)."""
+    if host is None:
+        if version == "1.1":
+            raise BadRequest(400, "there is no host field")
+    elif not host:
+        raise BadRequest(400, "the host field is empty")
+    if _ORIGIN_FORM.fullmatch(target):
+        return host or b"", target
+    if target == b"*":
+        if method != b"OPTIONS":
+            raise BadRequest(400, "only options may ask about the server as a whole")
+        return host or b"", target
+    match = _ABSOLUTE_FORM.fullmatch(target)
+    if match is None:
+        raise BadRequest(400, "the request target is neither a path nor an http url")
+    scheme, authority, path = match.groups()
+    if host is not None:
+        default = 443 if scheme.lower() == b"https" else 80
+        if _with_port(authority, default) != _with_port(host, default):
+            raise BadRequest(400, "the request target and the host field name different hosts")
+    if path is None:
+        path = b"*" if method == b"OPTIONS" else b"/"
+    elif path[:1] == b"?":
+        path = b"/" + path
+    return host or authority, path
+
+
+def _with_port(value: bytes, default: int) -> tuple[str, int]:
+    host, port = parse_authority(value)
+    return host, default if port is None else port
+
+
+def _options(value: bytes) -> list[bytes]:
+    return [option.strip(b" \t").lower() for option in value.split(b",")]
+
+
+def _connection(value: bytes, version: str) -> tuple[bool, frozenset[bytes], bool]:
+    """Return whether to close afterwards, the nominated fields, and whether an upgrade is wanted."""
+    if not value:
+        return version == "1.0", _NOBODY_NAMED, False
+    options = set(_options(value))
+    close = b"close" in options or (version == "1.0" and b"keep-alive" not in options)
+    return close, frozenset(options - _OPTIONS), b"upgrade" in options
+
+
+def _nominated(headers: Headers) -> frozenset[bytes]:
+    """Return the fields that an answer's Connection declares hop-by-hop."""
+    named = _NOBODY_NAMED
+    for name, value in headers:
+        if _KINDS.get(name) == _CONNECTION or (len(name) == 10 and name.lower() == b"connection"):
+            named |= frozenset(_options(value)) - _OPTIONS
+    return named
+
+
+def _real_upgrade(value: bytes) -> bytes | None:
+    wanted = [option for option in (part.strip(b" \t") for part in value.split(b",")) if option]
+    kept = [option for option in wanted if option.lower() not in (b"h2c", b"h2")]
+    return b", ".join(kept) or None
+
+
+def _forwarding(before: Headers | None, peer_ip: str, proto: str, authority: bytes) -> bytes:
+    """Write the forwarding fields and the end of the head; `before` is what a trusted proxy said."""
+    address = peer_ip.partition("%")[0].encode("ascii")
+    scheme = proto.encode("ascii")
+    # RFC 7239 §6: an IPv6 address stands in brackets, and whatever holds a colon in quotes.
+    node = b'"[%b]"' % address if b":" in address else address
+    host = b'"%b"' % authority if b":" in authority else authority
+    element = b"for=%b;host=%b;proto=%b" % (node, host, scheme) if host else b"for=%b;proto=%b" % (node, scheme)
+    if before:
+        return _continue_forwarding(before, address, scheme, authority, element)
+    return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b\r\n\r\n" % (
+        address,
+        scheme,
+        authority,
+        element,
+    )
+
+
+def _continue_forwarding(before: Headers, address: bytes, scheme: bytes, authority: bytes, element: bytes) -> bytes:
+    """Add this hop to what a trusted proxy said.
+
+    Lists grow by us. Of scheme and host the proxy's word stands: only it saw the visitor.
+    """
+    said: dict[bytes, bytes] = {}
+    others = []
+    for name, value in before:
+        plain = name.lower()
+        if plain in (b"x-forwarded-for", b"forwarded"):
+            said[plain] = said[plain] + b", " + value if plain in said else value
+        elif plain in (b"x-forwarded-proto", b"x-forwarded-host"):
+            said.setdefault(plain, value)
+        else:
+            others.append(b"%b: %b\r\n" % (name, value))
+    chain = said[b"x-forwarded-for"] + b", " + address if b"x-forwarded-for" in said else address
+    elements = said[b"forwarded"] + b", " + element if b"forwarded" in said else element
+    return b"%bX-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b\r\n\r\n" % (
+        b"".join(others),
+        chain,
+        said.get(b"x-forwarded-proto", scheme),
+        said.get(b"x-forwarded-host", authority),
+        elements,
+    )

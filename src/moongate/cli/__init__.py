@@ -1,0 +1,20 @@
+"""The command line: reads what a person asked for, hands it to the parts, prints what comes back.
+
+This file stays light on purpose: a secret given on the command line must be hidden
+from `ps` before anything slow is imported.
+"""
+
+import sys
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    from moongate.cli.argv import hide_secrets
+
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    exposed = hide_secrets(arguments)
+
+    from moongate.cli.app import run
+
+    return run(arguments, secrets_exposed=exposed)

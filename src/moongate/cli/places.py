@@ -1,0 +1,96 @@
+"""Where the command line finds things: the state directory, the node, tokens, the API."""
+
+import os
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from moongate.cli.outcome import UsageError
+from moongate.errors import ConfigurationError
+
+_HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
+
+
+def home() -> Path:
+    """Return the state directory that this user's commands share."""
+    given = os.environ.get("MOONGATE_HOME")
+    if given:
+        return Path(given).expanduser().absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("moongate", appauthor=False))
+
+
+def read_secret(path: Path) -> str:
+    """Return the one line that a secret's file holds.
+
+    Raises:
+        ConfigurationError: If it cannot be read or is empty.
+    """
+    try:
+        text = path.expanduser().read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "not text"
+        raise ConfigurationError(f"cannot read {path}: {reason}", hint="check the path and its permissions") from None
+    if not text or "\n" in text:
+        raise ConfigurationError(f"{path} must hold exactly one line", hint="the token or join string, nothing else")
+    return text
+
+
+def server_text(given: str | None) -> str:
+    """Return the join string or URL of the node that an agent is to connect to.
+
+    Raises:
+        UsageError: If nobody said which node.
+        ConfigurationError: If the file that says so cannot be read.
+    """
+    text = given or os.environ.get("MOONGATE_SERVER")
+    if text:
+        return read_secret(Path(text[1:])) if text.startswith("@") else text.strip()
+    local = home() / "join"
+    if local.is_file():
+        return read_secret(local)
+    raise UsageError(
+        "which node? there is none on this machine",
+        hint="pass --server with the join string that `moongate join` prints on the node, or start one: `moongate server`",
+    )
+
+
+def agent_token(token_file: Path | None) -> str | None:
+    """Return the token given beside the node's address, if any."""
+    if token_file is not None:
+        return read_secret(token_file)
+    return os.environ.get("MOONGATE_TOKEN") or None
+
+
+def api_token(token_file: Path | None) -> str | None:
+    """Return the token for the REST API: given, from the environment, or the admin token of this machine's node."""
+    given = agent_token(token_file)
+    if given:
+        return given
+    local = home() / "admin-token"
+    return read_secret(local) if local.is_file() else None
+
+
+def join_string(host: str | None, token_file: Path | None) -> str:
+    """Return this node's join string, with another public address or token where asked.
+
+    Raises:
+        ConfigurationError: If the node has not been started yet.
+        UsageError: If the address cannot be read.
+    """
+    path = home() / "join"
+    if not path.is_file():
+        raise ConfigurationError(f"there is no join string at {path}", hint="it is made when the node first starts: `moongate server`")
+    parts = urlsplit(read_secret(path))
+    token, _, fingerprint = parts.fragment.rpartition(".")
+    authority = parts.netloc if host is None else _authority(host, parts.port)
+    token = read_secret(token_file) if token_file else token
+    return f"moongate://{authority}/#{token}.{fingerprint}"
+
+
+def _authority(host: str, port: int | None) -> str:
+    match = _HOST_PORT.fullmatch(host)
+    if match is None:
+        raise UsageError(f"--host cannot be '{host}'", hint="give a host name or address, with :PORT if it differs")
+    return f"{match[1]}:{match[2] or port}"

@@ -1,14 +1,6 @@
-"""Typed, immutable settings: load, merge, check, explain.
+"""What can be set, how a value is checked, and how all of it is explained."""
 
-Later sources win over earlier ones: defaults, the file, the environment, the command
-line. Every setting is a key of `moongate.toml` and has an environment twin. What a
-setting means to a running node is left to the part that uses it.
-"""
-
-import difflib
 import ipaddress
-import os
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,22 +17,14 @@ from pydantic import (
     PlainValidator,
     PrivateAttr,
     SecretStr,
-    ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from moongate.errors import ConfigurationError
-
-__all__ = ["Capture", "Config", "Limits", "PortRange", "Secret", "Setting", "differences", "load_config", "split_address"]
-
 Secret = SecretStr
 ENV_PREFIX = "MOONGATE_"
-FILE_NAME = "moongate.toml"
 MASK = "***"
-# Variables of the command line that are not settings of a node.
-OTHER_VARIABLES = frozenset({"MOONGATE_SERVER", "MOONGATE_TOKEN", "MOONGATE_CONFIG"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +117,8 @@ def _filled(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _default_home() -> Path:
+def default_home() -> Path:
+    """Return the user's data directory for this program."""
     import platformdirs  # only needed when nobody says where
 
     return Path(platformdirs.user_data_dir("moongate", appauthor=False))
@@ -153,11 +138,13 @@ Ports = Annotated[
 ]
 
 
-class _Section(BaseModel):
+class Section(BaseModel):
+    """Settings that belong together; unknown ones are errors, and none changes after it was read."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True)
 
 
-class Limits(_Section):
+class Limits(Section):
     """What one tunnel, one address and one agent may use; 0 means no limit."""
 
     rate_limit_rps: Count = Field(0, description="HTTP requests per second of one tunnel (429 beyond).")
@@ -171,7 +158,7 @@ class Limits(_Section):
     response_head_timeout_s: Seconds = Field(60, description="Time in which an upstream must begin its answer (504).")
 
 
-class Capture(_Section):
+class Capture(Section):
     """The recorded copies of HTTP exchanges, for looking at them and sending them again."""
 
     enabled: bool = Field(True, description="Whether requests and answers are recorded at all.")
@@ -180,15 +167,17 @@ class Capture(_Section):
     ring: int = Field(500, ge=1, description="Exchanges kept per tunnel.")
 
 
-class Config(_Section):
+class Config(Section):
     """Everything that one node is told."""
 
     home: Path = Field(
-        default_factory=_default_home,
+        default_factory=default_home,
         description="State directory; by default the user's data directory for `moongate`.",
     )
     listen: Address = Field("127.0.0.1:7171", description="Address of everything that starts as HTTP or TLS.")
-    dashboard_port: Port = Field(4041, description="Second port of the same application, on the host of `listen`; 0 is off.")
+    dashboard_port: Port = Field(
+        4041, description="Second port of the same application, on the host of `listen`; 0 is off."
+    )
     tcp_listen: Address = Field("127.0.0.1:8181", description="Accepted, not used yet: raw TCP that carries its token.")
     ssh_listen: Address = Field("127.0.0.1:2222", description="Accepted, not used yet: the SSH bastion.")
     tcp_ports: Ports = Field(PortRange(20000, 20999), description="Ports for TCP tunnels, both ends included.")
@@ -196,7 +185,9 @@ class Config(_Section):
     node_names: Annotated[tuple[Domain, ...], BeforeValidator(_split_commas)] = Field(
         (), description="Host names, besides addresses and `localhost`, that reach the application itself."
     )
-    tls_cert: Path | None = Field(None, description="PEM chain for public names; by default the node's own authority issues.")
+    tls_cert: Path | None = Field(
+        None, description="PEM chain for public names; by default the node's own authority issues."
+    )
     tls_key: Path | None = Field(None, description="PEM key of `tls_cert`.")
     plain_http: bool = Field(False, description="Serve plain HTTP on addresses other than loopback too.")
     trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], BeforeValidator(_split_commas)] = Field(
@@ -206,15 +197,20 @@ class Config(_Section):
     database_url: str | None = Field(
         None, repr=False, description="`sqlite:///PATH` or `postgresql://…`; by default `moongate.db` in `home`."
     )
-    metrics_token: FilledSecret | None = Field(None, description="Bearer token for `/metrics`, besides the admin token.")
+    metrics_token: FilledSecret | None = Field(
+        None, description="Bearer token for `/metrics`, besides the admin token."
+    )
     dashboard_origin: str = Field("http://localhost:3000", description="Origin of a dashboard that may call the API.")
     lease_hold_s: Seconds = Field(60, description="How long a name is kept for an agent that is gone.")
     drain_s: Seconds = Field(30, description="How long a stopping node waits for what is under way.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severity that is logged.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severity that is logged."
+    )
     log_format: Literal["console", "json"] = Field("console", description="Logs for people, or one JSON object a line.")
     limits: Limits = Limits()
     capture: Capture = Capture()
 
+    # How the values came about; filled in by the loader.
     _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
     _foreign: Mapping[str, Any] = PrivateAttr(default_factory=dict)
     _warnings: tuple[str, ...] = PrivateAttr(default=())
@@ -278,8 +274,13 @@ class Config(_Section):
         """List every setting with its value, where that came from and what it is for; secrets are masked."""
         return [
             Setting(key, variable_of(key), _shown(key, value), self._sources.get(key, "default"), description)
-            for key, value, description in _walk(self)
+            for key, value, description in walk(self)
         ]
+
+    def with_origins(self, sources: Mapping[str, str], foreign: Mapping[str, Any], warnings: tuple[str, ...]) -> Self:
+        """Return the same settings, knowing where each came from."""
+        self._sources, self._foreign, self._warnings = sources, foreign, warnings
+        return self
 
     @classmethod
     def schema_document(cls) -> dict[str, Any]:
@@ -303,11 +304,12 @@ def variable_of(key: str) -> str:
     return ENV_PREFIX + key.replace(".", "_").upper()
 
 
-def _walk(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+def walk(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    """Yield each setting's dotted key, value and description."""
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)
-        if isinstance(value, _Section):
-            yield from _walk(value, f"{prefix}{name}.")
+        if isinstance(value, Section):
+            yield from walk(value, f"{prefix}{name}.")
         else:
             yield prefix + name, value, field.description or ""
 
@@ -315,7 +317,7 @@ def _walk(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, field in model.model_fields.items():
         kind = field.annotation
-        if isinstance(kind, type) and issubclass(kind, _Section):
+        if isinstance(kind, type) and issubclass(kind, Section):
             yield from _keys(kind, f"{prefix}{name}.")
         else:
             yield prefix + name
@@ -349,219 +351,5 @@ def without_password(url: str) -> str:
 
 def differences(old: Config, new: Config) -> frozenset[str]:
     """Return the keys whose values differ, for a reload."""
-    before = {key: value for key, value, _ in _walk(old)}
-    return frozenset(key for key, value, _ in _walk(new) if before[key] != value)
-
-
-# --- sources -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Flat keys of one place, and what there was besides."""
-
-    name: str
-    values: Mapping[str, Any]
-    foreign: Mapping[str, Any]
-    warnings: tuple[str, ...] = ()
-
-
-def load_config(
-    path: Path | None = None, env: Mapping[str, str] = os.environ, overrides: Mapping[str, Any] | None = None
-) -> Config:
-    """Merge defaults, the file, the environment and `overrides` (dotted or nested keys; None is "not given").
-
-    Without a path, `moongate.toml` in the home directory is read if it is there.
-
-    Raises:
-        ConfigurationError: If a key is unknown or a value cannot be used; it names both.
-    """
-    said = _from_overrides(overrides or {})
-    variables = _from_environment(env)
-    home = said.values.get("home") or variables.values.get("home")
-    file = _from_file(path) if path is not None else _from_home(Path(home) if home else _default_home())
-    return _build([file, variables, said])
-
-
-def _build(sources: list[_Source]) -> Config:
-    merged: dict[str, Any] = {}
-    origins: dict[str, str] = {}
-    for source in sources:
-        merged |= source.values
-        origins |= {key: _origin(source, key) for key in source.values}
-    try:
-        config = Config.model_validate(_nested(merged))
-    except ValidationError as error:
-        raise _translated(error, origins) from None
-    config._sources = origins
-    config._foreign = {key: value for source in sources for key, value in source.foreign.items()}
-    config._warnings = tuple(warning for source in sources for warning in source.warnings)
-    return config
-
-
-def _origin(source: _Source, key: str) -> str:
-    return variable_of(key) if source.name == "environment" else source.name
-
-
-def _translated(error: ValidationError, origins: Mapping[str, str]) -> ConfigurationError:
-    """Say which settings cannot be used and why, without their values: one may be a secret."""
-    reasons = []
-    for problem in error.errors(include_url=False, include_context=False, include_input=False):
-        place = [str(part) for part in problem["loc"]]
-        key = ".".join(place[:2]) if place and place[0] in SECTIONS else ".".join(place[:1])
-        reason = problem["msg"].removeprefix("Value error, ")
-        where = f"{key} ({origins.get(key, 'default')}): " if key else ""
-        reasons.append(f"{where}{reason[:1].lower()}{reason[1:]}")
-    return ConfigurationError("; ".join(reasons))
-
-
-def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        section, dot, name = key.partition(".")
-        if dot:
-            tree.setdefault(section, {})[name] = value
-        else:
-            tree[key] = value
-    return tree
-
-
-def _flat(tree: Mapping[str, Any], sections: frozenset[str] | None = None) -> dict[str, Any]:
-    """Spread tables into dotted keys; only the named sections, or every table."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and (sections is None or key in sections):
-            flat |= {f"{key}.{name}": inner for name, inner in value.items()}
-        else:
-            flat[key] = value
-    return flat
-
-
-def _suggestion(key: str) -> str:
-    near = difflib.get_close_matches(key, KEYS | SECTIONS, n=1, cutoff=0.6)
-    # People put a section's key at the top, or the other way round.
-    near = near or [known for known in sorted(KEYS) if known.rpartition(".")[2] == key.rpartition(".")[2]]
-    return f"; did you mean {near[0]!r}?" if near else ""
-
-
-def _checked_keys(values: dict[str, Any], where: str) -> dict[str, Any]:
-    for key in values:
-        if key in SECTIONS:
-            raise ConfigurationError(f"{key!r} in {where} is a section, not a setting")
-        if key not in KEYS:
-            raise ConfigurationError(f"unknown setting {key!r} in {where}{_suggestion(key)}")
-    return values
-
-
-def _from_overrides(overrides: Mapping[str, Any]) -> _Source:
-    given = {key: value for key, value in _flat(overrides, SECTIONS).items() if value is not None}
-    return _Source("command line", _checked_keys(given, "the command line"), {})
-
-
-def _from_environment(env: Mapping[str, str]) -> _Source:
-    known = {variable_of(key): key for key in KEYS}
-    values = {key: env[variable] for variable, key in known.items() if env.get(variable)}
-    strange = sorted(set(filter(lambda name: name.startswith(ENV_PREFIX), env)) - known.keys() - OTHER_VARIABLES)
-    warnings = []
-    for name in strange:
-        # Other tools may use our prefix, so only what looks like a slip is worth a word.
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-        if near:
-            warnings.append(f"unknown variable {name}; did you mean {near[0]}?")
-    return _Source("environment", values, {}, tuple(warnings))
-
-
-def _from_home(home: Path) -> _Source:
-    path = home.expanduser() / FILE_NAME
-    return _from_file(path) if path.is_file() else _Source(FILE_NAME, {}, {})
-
-
-def _from_file(path: Path) -> _Source:
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigurationError(f"cannot read {path}: {(error.strerror or str(error)).lower()}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} is not TOML: {error}") from None
-    source = _from_server_toml(path, tree) if _is_server_toml(path, tree) else _from_moongate_toml(path, tree)
-    folder = path.expanduser().absolute().parent
-    anchored = {key: _anchored(folder, key, value) for key, value in source.values.items()}
-    return _Source(str(path), anchored, source.foreign, source.warnings)
-
-
-def _anchored(folder: Path, key: str, value: Any) -> Any:
-    """A relative path in a file is relative to that file."""
-    is_path = key in {"home", "tls_cert", "tls_key"} and isinstance(value, str)
-    return folder / Path(value).expanduser() if is_path else value
-
-
-def _from_moongate_toml(path: Path, tree: Mapping[str, Any]) -> _Source:
-    return _Source(str(path), _checked_keys(_flat(tree), str(path)), {})
-
-
-# --- server.toml, the file of another family of servers --------------------------------
-
-SERVER_TABLES = frozenset({"server", "auth", "tls", "database", "logging"})
-SERVER_KEYS: Mapping[str, str] = {
-    "server.domain": "domain",
-    "server.dashboard_port": "dashboard_port",
-    "server.dashboard_origin": "dashboard_origin",
-    "tls.cert_path": "tls_cert",
-    "tls.key_path": "tls_key",
-    "auth.admin_token": "admin_token",
-    "database.url": "database_url",
-    "logging.level": "log_level",
-    "limits.max_tunnels_per_session": "limits.max_tunnels_per_session",
-    "limits.max_connections_per_tunnel": "limits.max_connections_per_tunnel",
-    "limits.rate_limit_rps": "limits.rate_limit_rps",
-    "limits.ip_rate_limit_rps": "limits.ip_rate_limit_rps",
-    "limits.request_body_max_bytes": "limits.request_body_max_bytes",
-    "limits.tcp_port_range": "tcp_ports",
-}
-# One port of ours answers all of these; the first one given is it. That family binds every address.
-SERVER_PORTS = ("server.https_port", "server.control_port", "server.http_port")
-
-
-def _is_server_toml(path: Path, tree: Mapping[str, Any]) -> bool:
-    return path.name == "server.toml" or any(isinstance(tree.get(name), dict) for name in SERVER_TABLES)
-
-
-def _from_server_toml(path: Path, tree: Mapping[str, Any]) -> _Source:
-    given = _flat(tree)
-    values = {ours: given.pop(theirs) for theirs, ours in SERVER_KEYS.items() if theirs in given}
-    values = {key: value for key, value in values.items() if key not in {"tls_cert", "tls_key"} or value != ""}
-    warnings: list[str] = []
-    _take_ports(given, values, warnings)
-    _take_authentication(given, values, warnings, str(path))
-    _take_database(path, given, values)
-    if "server.plain_http_mode" in given:
-        values["plain_http"] = given.pop("server.plain_http_mode") == "proxy"
-    if "logging.format" in given:
-        values["log_format"] = "json" if given.pop("logging.format") == "json" else "console"
-    warnings += [f"{path}: {key} is kept but not used by this node" for key in given]
-    return _Source(str(path), values, given, tuple(warnings))
-
-
-def _take_ports(given: dict[str, Any], values: dict[str, Any], warnings: list[str]) -> None:
-    ports = {key: given.pop(key) for key in SERVER_PORTS if key in given}
-    if not ports:
-        return
-    first, *others = ports
-    values["listen"] = f"0.0.0.0:{ports[first]}"
-    warnings += [f"{key} is not opened: port {ports[first]} ({first}) answers everything" for key in others]
-
-
-def _take_authentication(given: dict[str, Any], values: dict[str, Any], warnings: list[str], where: str) -> None:
-    required = given.pop("auth.require_auth", True)
-    if not required:
-        warnings.append(f"{where}: auth.require_auth = false is not followed; this node always asks for a token")
-        if values.get("admin_token") == "":
-            del values["admin_token"]
-
-
-def _take_database(path: Path, given: dict[str, Any], values: dict[str, Any]) -> None:
-    file = given.pop("database.path", None)
-    if not isinstance(file, str) or "database_url" in values:
-        return
-    place = file if file == ":memory:" else str(path.expanduser().absolute().parent / Path(file).expanduser())
-    values["database_url"] = f"sqlite:///{place}"
+    before = {key: value for key, value, _ in walk(old)}
+    return frozenset(key for key, value, _ in walk(new) if before[key] != value)

@@ -1,0 +1,1 @@
+"""What happened: connection records, captured exchanges, the history of tunnels, and the stream of events."""

@@ -1,0 +1,1 @@
+"""Keeping things: the database, its schema and its migrations."""

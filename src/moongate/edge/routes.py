@@ -48,11 +48,20 @@ class AgentSession(Protocol):
     """What the edge keeps of a connected agent; compared by identity."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str:
+        """A UUID."""
+        ...
+
     @property
-    def peer_text(self) -> str: ...
+    def peer_text(self) -> str:
+        """The agent's address, `ip:port`."""
+        ...
+
     @property
-    def identity(self) -> "Identity": ...
+    def identity(self) -> "Identity":
+        """Whose token the agent showed."""
+        ...
+
     def __hash__(self) -> int: ...
 
 
@@ -60,13 +69,24 @@ class ClosedRow(Protocol):
     """What history remembers of a tunnel from before a restart."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """The host name, or the port in decimal."""
+        ...
+
     @property
-    def protocol(self) -> str: ...
+    def protocol(self) -> str:
+        """The tunnel's kind."""
+        ...
+
     @property
-    def token_id(self) -> str | None: ...
+    def token_id(self) -> str | None:
+        """Who had it; None is the administrator."""
+        ...
+
     @property
-    def unregistered_at(self) -> float | None: ...
+    def unregistered_at(self) -> float | None:
+        """When it ended, in seconds since 1970; None if it was open when the node died."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -494,7 +514,8 @@ class Routes:
             return self._is_late(lease, claim.session)
         if claim.generation is None or claim.generation >= lease.generation:
             return False
-        # Else the later grant wins, unless both agents show a generation from before our restart, and we have forgotten who was the newer one.
+        # Else the later grant wins, unless both agents show a generation from before our restart: then we have
+        # forgotten who was the newer one, and their generations tell.
         if lease.basis is None or claim.generation >= self._first_generation:
             return True
         return claim.generation <= lease.basis

@@ -1,0 +1,5 @@
+"""The family of published services: `/api/*` for tunnels, tokens, history, records and events."""
+
+from moongate.api.edge import events, records, replay, status, tokens, tunnels
+
+routers = (status.router, tunnels.router, replay.router, tokens.router, records.router, events.router)

@@ -1,0 +1,114 @@
+"""What holds for each request of every family: a request id, our name, fixed headers, a bounded body, one log line."""
+
+import time
+import uuid
+from email.utils import formatdate
+from typing import Any
+
+import structlog
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moongate.api.answers import error
+from moongate.api.cors import Cors
+from moongate.api.hosts import ApplicationHosts
+from moongate.telemetry import get_logger
+
+BODY_MAX_BYTES = 8 * 1024 * 1024
+FIXED_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"))
+
+log = get_logger("api")
+
+
+class Frame:
+    """The outermost layer of the application."""
+
+    def __init__(self, app: ASGIApp, hosts: ApplicationHosts, cors: Cors) -> None:
+        self._app = app
+        self._hosts = hosts
+        self._cors = cors
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange = Exchange(scope, receive, send, self._cors.headers(scope))
+        with structlog.contextvars.bound_contextvars(request_id=exchange.id):
+            await self._answer(exchange)
+            exchange.write_log()
+
+    async def _answer(self, exchange: "Exchange") -> None:
+        try:
+            refusal = self._refusal(exchange.scope)
+            await (refusal or self._app)(exchange.scope, exchange.receive, exchange.send)
+        except Exception:
+            log.exception("request failed", path=exchange.scope["path"])
+            if exchange.status:
+                # Half an answer cannot be taken back; the server closes the connection.
+                raise
+            await error(500, f"internal error (request {exchange.id})")(exchange.scope, exchange.receive, exchange.send)
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        if not hosts and scope["http_version"] == "1.0":
+            return self._cors.preflight(scope)
+        if len(hosts) != 1:
+            return error(400, "exactly one Host header is needed")
+        if hosts[0] not in self._hosts:
+            return error(421, "this host name is not served here")
+        return self._cors.preflight(scope)
+
+
+class Exchange:
+    """One request and its answer, on their way through the frame."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, extra: list[tuple[bytes, bytes]]) -> None:
+        self.id = uuid.uuid4().hex
+        self.scope = {**scope, "state": {**scope.get("state", {}), "request_id": self.id}}
+        self.status = 0
+        self._receive = receive
+        self._send = send
+        self._extra = extra
+        self._began = time.monotonic()
+        self._body_bytes = 0
+
+    async def receive(self) -> Message:
+        """Pass on what the client sends, up to the limit."""
+        message = await self._receive()
+        self._body_bytes += len(message.get("body", b""))
+        if self._body_bytes > BODY_MAX_BYTES:
+            raise HTTPException(413, f"the body is larger than {BODY_MAX_BYTES} bytes")
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass on what the application answers, with the headers that every answer has."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message = {**message, "headers": self._headers(message.get("headers", []))}
+        await self._send(message)
+
+    def _headers(self, headers: Any) -> list[tuple[bytes, bytes]]:
+        given = list(headers)
+        names = {name.lower() for name, _ in given}
+        ours = [
+            (b"date", formatdate(usegmt=True).encode()),
+            (b"x-request-id", self.id.encode()),
+            *FIXED_HEADERS,
+            *self._extra,
+        ]
+        return given + [header for header in ours if header[0] not in names]
+
+    def write_log(self) -> None:
+        """Write the one line; reading is routine, changing and failing are not."""
+        write = log.warning if self.status >= 500 else log.debug if self.scope["method"] == "GET" else log.info
+        identity = self.scope["state"].get("identity")
+        client = self.scope.get("client")
+        write(
+            "request",
+            method=self.scope["method"],
+            path=self.scope["path"],
+            status=self.status,
+            duration_ms=round((time.monotonic() - self._began) * 1000, 1),
+            peer=f"{client[0]}:{client[1]}" if client else "",
+            identity=identity.id if identity else None,
+        )

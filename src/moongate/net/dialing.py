@@ -1,0 +1,344 @@
+"""Dialing: resolve, connect with alternates and a deadline, and find a node by its join string.
+
+What is said on the connection is left to the protocol that the caller brings.
+"""
+
+import asyncio
+import errno
+import hashlib
+import re
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TypeVar, cast
+from urllib.parse import urlsplit
+
+from moongate.errors import (
+    ConfigurationError,
+    ReachError,
+    UpstreamRefused,
+    UpstreamTimeout,
+    UpstreamUnresolved,
+    WrongAuthority,
+)
+from moongate.net.certificates import OWN_AUTHORITY_ALPN
+
+ALTERNATE_AFTER_S = 0.25
+"""How long an address may take before the next one is tried beside it (RFC 8305 §8)."""
+
+CA_ANSWER_MAX = 65536
+"""The most bytes of an answer to `/moongate/ca.pem` that are read."""
+
+CA_PATH = "/moongate/ca.pem"
+DEFAULT_PORT = 7171
+CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----")
+FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
+
+P = TypeVar("P", bound=asyncio.BaseProtocol)
+Address = tuple[int, str]
+"""An address family and an IP address."""
+
+
+async def dial_tcp(
+    host: str,
+    port: int,
+    protocol_factory: Callable[[], P],
+    *,
+    timeout_s: float,
+    tls: ssl.SSLContext | None = None,
+    server_hostname: str | None = None,
+) -> tuple[asyncio.Transport, P]:
+    """Connect to a host, trying its addresses beside one another when the first ones are slow.
+
+    The protocol is made once, for the connection that is used.
+
+    Raises:
+        UpstreamUnresolved: If the name has no address.
+        UpstreamRefused: If nobody listens there, the way is closed, or TLS was refused.
+        UpstreamTimeout: If it took longer than the timeout.
+        WrongAuthority: If the peer's certificate is not one that the TLS settings accept.
+    """
+    where = _where(host, port)
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await _dial(host, port, protocol_factory, tls, server_hostname or host)
+    except TimeoutError as failure:
+        # Also what the kernel says after its own, longer patience (ETIMEDOUT).
+        raise UpstreamTimeout(f"no answer from {where} within {timeout_s:g} s") from failure
+    except ssl.SSLCertVerificationError as failure:
+        raise WrongAuthority(f"the certificate of {where} is not accepted: {failure.verify_message}") from failure
+    except ssl.SSLError as failure:
+        raise UpstreamRefused(f"{where} did not complete the TLS handshake: {failure.reason or failure}") from failure
+    except socket.gaierror as failure:
+        raise UpstreamUnresolved(f"{host} has no address: {failure.strerror}") from failure
+    except OSError as failure:
+        raise _refused(where, failure) from failure
+
+
+async def _dial(
+    host: str, port: int, protocol_factory: Callable[[], P], tls: ssl.SSLContext | None, server_hostname: str
+) -> tuple[asyncio.Transport, P]:
+    loop = asyncio.get_running_loop()
+    addresses = await resolve(host, port)
+    name = server_hostname if tls is not None else None
+    if len(addresses) == 1:
+        made = await loop.create_connection(protocol_factory, addresses[0][1], port, ssl=tls, server_hostname=name)
+    else:
+        sock = await _race(addresses, port)
+        try:
+            made = await loop.create_connection(protocol_factory, sock=sock, ssl=tls, server_hostname=name)
+        except BaseException:
+            sock.close()
+            raise
+    return cast(asyncio.Transport, made[0]), made[1]
+
+
+async def resolve(host: str, port: int) -> list[Address]:
+    """Return the addresses of a host in the order in which to try them, families by turns (RFC 8305 §4)."""
+    literal = _literal(host)
+    if literal is not None:
+        return [literal]
+    if host.rstrip(".").lower() == "localhost":
+        # RFC 6761 §6.3 lets it mean loopback without asking; IPv4 first, where most local servers listen.
+        return [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")]
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as failure:
+        raise socket.gaierror(socket.EAI_NONAME, "not a host name") from failure
+    unique = list(dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in found))
+    first = [address for address in unique if address[0] == unique[0][0]]
+    second = [address for address in unique if address[0] != unique[0][0]]
+    pairs = [pair for both in zip(first, second, strict=False) for pair in both]
+    return pairs + first[len(second) :] + second[len(first) :]
+
+
+async def _race(addresses: list[Address], port: int) -> socket.socket:
+    """Return a socket connected to the first address that answers; the others are given up."""
+    running: set[asyncio.Task[socket.socket]] = set()
+    failures: list[OSError] = []
+    waiting = list(addresses)
+    try:
+        while waiting or running:
+            if waiting:
+                family, address = waiting.pop(0)
+                running.add(asyncio.create_task(_connect(family, address, port), name=f"connect {address}"))
+            done, running = await asyncio.wait(
+                running, timeout=ALTERNATE_AFTER_S if waiting else None, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                failure = task.exception()
+                if failure is None:
+                    _give_up(done - {task})
+                    return task.result()
+                if not isinstance(failure, OSError):
+                    raise failure
+                failures.append(failure)
+    finally:
+        _give_up(running)
+    raise failures[0]
+
+
+def _give_up(tasks: set[asyncio.Task[socket.socket]]) -> None:
+    for task in tasks:
+        task.cancel()
+        task.add_done_callback(_close_result)
+
+
+def _close_result(task: asyncio.Task[socket.socket]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()
+
+
+async def _connect(family: int, address: str, port: int) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (address, port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _refused(where: str, failure: OSError) -> ReachError:
+    if failure.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL):
+        return ReachError(f"cannot open a connection to {where}: {failure.strerror}", hint="raise the limit of open files")
+    if isinstance(failure, ConnectionRefusedError):
+        return UpstreamRefused(f"{where} refused the connection: nothing listens there")
+    return UpstreamRefused(f"{where} cannot be reached: {failure.strerror or failure}")
+
+
+def _literal(host: str) -> Address | None:
+    try:
+        parsed = ip_address(host)
+    except ValueError:
+        return None
+    return (socket.AF_INET if parsed.version == 4 else socket.AF_INET6), host
+
+
+def _where(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeAddress:
+    """Where a node is, how it proves itself, and the token to show it."""
+
+    host: str
+    port: int
+    tls: bool = True
+    token: str | None = field(default=None, repr=False)
+    fingerprint: str | None = None
+
+    def __str__(self) -> str:
+        return _where(self.host, self.port)
+
+    @classmethod
+    def parse(cls, text: str) -> "NodeAddress":
+        """Read a join string, an `https://` or loopback `http://` URL, or `@FILE` with one of them inside.
+
+        Raises:
+            ConfigurationError: If it is none of these; the message never holds the token.
+        """
+        text = text.strip()
+        if text.startswith("@"):
+            return cls.parse(_read(Path(text[1:]).expanduser()))
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname, parts.port
+        except ValueError as failure:
+            raise ConfigurationError("the server's address is not a URL", hint=ADDRESS_HINT) from failure
+        if parts.scheme not in ("moongate", "https", "http") or not host:
+            raise ConfigurationError("the server's address is not one of ours", hint=ADDRESS_HINT)
+        if parts.username or parts.password or parts.query or parts.path not in ("", "/"):
+            raise ConfigurationError(f"the server's address {_where(host, port or 0)} has parts that mean nothing", hint=ADDRESS_HINT)
+        if parts.scheme == "moongate":
+            token, fingerprint = _split_secret(parts.fragment)
+            return cls(host, port or DEFAULT_PORT, True, token, fingerprint)
+        if parts.fragment:
+            raise ConfigurationError("only a moongate:// address carries a token", hint=ADDRESS_HINT)
+        if parts.scheme == "http" and not _is_loopback(host):
+            raise ConfigurationError(
+                f"http:// is for loopback only; {host} is another machine", hint="use https:// or the node's join string"
+            )
+        return cls(host, port or (443 if parts.scheme == "https" else 80), parts.scheme == "https")
+
+
+ADDRESS_HINT = "give a join string (moongate://…), https://HOST[:PORT], http://127.0.0.1:PORT, or @FILE"
+
+
+def make_join(host: str, port: int, token: str, fingerprint: str | None) -> str:
+    """Write the join string of a node."""
+    secret = f"{token}.{fingerprint}" if fingerprint else token
+    return f"moongate://{_where(host, port)}/#{secret}"
+
+
+async def node_context(address: NodeAddress, *, timeout_s: float = 10.0) -> ssl.SSLContext | None:
+    """Return the TLS settings that accept this node and nobody else; None where no TLS is spoken.
+
+    With a fingerprint the node's authority is fetched without being believed, and only then used when it is
+    exactly the pinned one.
+
+    Raises:
+        WrongAuthority: If the node shows another authority than the one pinned.
+        ReachError: If the node cannot be reached.
+    """
+    if not address.tls:
+        return None
+    if address.fingerprint is None:
+        context = ssl.create_default_context()
+    else:
+        pem = await _fetch_authority(address, timeout_s)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=pem)
+        # Strict is what newer Pythons ask by themselves; our certificates pass it on all of them.
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(_alpn(address))
+    return context
+
+
+def _alpn(address: NodeAddress) -> list[str]:
+    return ["http/1.1"] if address.fingerprint is None else [OWN_AUTHORITY_ALPN, "http/1.1"]
+
+
+async def _fetch_authority(address: NodeAddress, timeout_s: float) -> str:
+    unverified = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    unverified.check_hostname = False
+    unverified.verify_mode = ssl.CERT_NONE
+    unverified.set_alpn_protocols(_alpn(address))
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[bytes] = loop.create_future()
+    request = f"GET {CA_PATH} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n".encode()
+    transport, _ = await dial_tcp(
+        address.host, address.port, lambda: _Fetch(request, answer), timeout_s=timeout_s, tls=unverified
+    )
+    try:
+        async with asyncio.timeout(timeout_s):
+            found = CERTIFICATE.search(await answer)
+    except TimeoutError as failure:
+        raise UpstreamTimeout(f"{address} did not show its certificate authority within {timeout_s:g} s") from failure
+    finally:
+        transport.abort()
+    if found is None:
+        raise ReachError(f"{address} is not a Moongate node: it has no {CA_PATH}")
+    return _check_authority(address, found[0].decode())
+
+
+def _check_authority(address: NodeAddress, pem: str) -> str:
+    shown = hashlib.sha256(ssl.PEM_cert_to_DER_cert(pem)).hexdigest()
+    if shown != address.fingerprint:
+        raise WrongAuthority(
+            f"{address} shows the certificate authority {shown}, but the join string pins {address.fingerprint}",
+            hint="get a new join string from the node, or find out who answers there",
+        )
+    return pem
+
+
+class _Fetch(asyncio.Protocol):
+    """Sends one request and keeps the answer, up to its end or the limit."""
+
+    def __init__(self, request: bytes, answer: asyncio.Future[bytes]) -> None:
+        self._request = request
+        self._answer = answer
+        self._data = bytearray()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast(asyncio.Transport, transport).write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        if len(self._data) > CA_ANSWER_MAX or CERTIFICATE.search(self._data):
+            self._finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish()
+
+    def _finish(self) -> None:
+        if not self._answer.done():
+            self._answer.set_result(bytes(self._data[:CA_ANSWER_MAX]))
+
+
+def _split_secret(fragment: str) -> tuple[str | None, str | None]:
+    token, dot, last = fragment.rpartition(".")
+    if dot and FINGERPRINT.match(last.lower()):
+        return token or None, last.lower()
+    return fragment or None, None
+
+
+def _read(path: Path) -> str:
+    try:
+        lines = path.read_text(encoding="utf-8").split()
+    except (OSError, UnicodeDecodeError) as failure:
+        raise ConfigurationError(f"cannot read the server's address from {path}: {failure}") from failure
+    if len(lines) != 1 or lines[0].startswith("@"):
+        raise ConfigurationError(f"{path} must hold one server address and nothing else", hint=ADDRESS_HINT)
+    return lines[0]
+
+
+def _is_loopback(host: str) -> bool:
+    literal = _literal(host)
+    return ip_address(host).is_loopback if literal else host == "localhost"

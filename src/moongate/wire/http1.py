@@ -27,6 +27,7 @@ Decided here, once:
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from moongate.errors import BadRequest, ProtocolError
@@ -57,6 +58,7 @@ _EXPECT: Final = 7
 _TE: Final = 8
 _TRAILER: Final = 9
 _FORWARDING: Final = 10
+_NOT_A_TOKEN: Final = 11
 
 _SPECIAL: Final[dict[bytes, int]] = {
     b"keep-alive": _HOP,
@@ -96,24 +98,68 @@ _COMMON: Final = (
     b"www-authenticate x-content-type-options x-frame-options x-powered-by x-request-id x-requested-with"
 ).split()
 
-_KINDS: Final[dict[bytes, int]] = {
-    spelling: kind
-    for name, kind in [*((name, _PLAIN) for name in _COMMON), *_SPECIAL.items()]
-    for spelling in (name, name.title(), name.upper())
-}
+_REMEMBERED_NAMES: Final = 4096
+_REMEMBERED_NAME_BYTES: Final = 64
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+
+def _kind_of(name: bytes) -> int:
+    if not _TOKEN.fullmatch(name):
+        return _NOT_A_TOKEN
+    plain = name.lower()
+    if b"_" in plain:
+        plain = plain.replace(b"_", b"-")
+        return _HOP if plain in _SPECIAL or plain.startswith(_FORWARDING_PREFIX) else _PLAIN
+    if plain.startswith(_FORWARDING_PREFIX):
+        return _FORWARDING
+    return _SPECIAL.get(plain, _PLAIN)
+
+
+class _Kinds(dict[bytes, int]):
+    """What each field is, by its name as sent.
+
+    Remembers what it worked out, up to a bound that strangers' names cannot pass; beyond it
+    a name is worked out each time, which costs about a microsecond.
+    """
+
+    def __missing__(self, name: bytes) -> int:
+        kind = _kind_of(name)
+        if len(self) < _REMEMBERED_NAMES and len(name) <= _REMEMBERED_NAME_BYTES:
+            self[name] = kind
+        return kind
+
+
+_KINDS: Final = _Kinds(
+    (spelling, _kind_of(name)) for name in (*_COMMON, *_SPECIAL) for spelling in (name, name.title(), name.upper())
+)
+
 _ORIGIN_FORM: Final = re.compile(rb"/[\x21\x22\x24-\x7e]*")
 _ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?#]*)([/?][\x21\x22\x24-\x7e]*)?", re.IGNORECASE)
+# A DNS name has at most 253 bytes; the dot after it, a colon and a port may follow.
+_AUTHORITY_MAX: Final = 260
 _AUTHORITY: Final = re.compile(rb"([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
 _ADDRESS: Final = re.compile(r"[0-9A-Fa-f:.]+")
 
 # All of CTL except HTAB (RFC 9110 §5.5).
 _CONTROLS: Final = bytes(code for code in (*range(32), 127) if code != 9)
 
+_BODILESS: Final = frozenset({204, 304})
+# A 426 must name what it wants (RFC 9110 §15.5.22).
+_NAMES_UPGRADE: Final = frozenset({101, 426})
+
+_PASSES_TO_UPSTREAMS: Final = frozenset({_PLAIN})
+# What an upstream may tell a visitor without the gateway having a say.
+_PASSES_TO_VISITORS: Final = frozenset((_PLAIN, _HOST, _EXPECT, _FORWARDING))
+
 _NOBODY_NAMED: Final[frozenset[bytes]] = frozenset()
 # Connection options that are no field names.
 _OPTIONS: Final = frozenset({b"close", b"keep-alive", b"upgrade", b""})
+_COMMON_CONNECTION: Final[dict[bytes, frozenset[bytes]]] = {
+    spelling: frozenset({option})
+    for option in (b"close", b"keep-alive", b"upgrade")
+    for spelling in (option, option.title(), option.capitalize())
+} | {b"": frozenset()}
 
 # Fields that must not arrive after the body: framing, routing, authentication and content
 # description (RFC 9110 §6.5.1). Those that `_SPECIAL` names are refused there already.
@@ -142,10 +188,13 @@ class RequestFacts(NamedTuple):
     """The visitor's connection ends after this exchange."""
     nominated: frozenset[bytes]
     """Lower-case names of fields that Connection declares hop-by-hop."""
+    trailer: bytes | None
+    """Names of the trailer fields announced for a chunked body."""
     accepts_trailers: bool
 
     @property
     def has_body(self) -> bool:
+        """Say whether any byte of a body may follow."""
         return self.chunked or bool(self.content_length)
 
 
@@ -156,13 +205,15 @@ class Authority(NamedTuple):
     port: int | None
 
 
+# Visitors ask for the same few names again and again; the bound of a key is _AUTHORITY_MAX.
+@lru_cache(maxsize=1024)
 def parse_authority(value: bytes) -> Authority:
     """Read the value of a Host field (RFC 9110 §7.2).
 
     Raises:
         BadRequest: If it is not a name or address with an optional port.
     """
-    match = _AUTHORITY.fullmatch(value)
+    match = _AUTHORITY.fullmatch(value) if len(value) <= _AUTHORITY_MAX else None
     if match is None:
         raise BadRequest(400, "the host is not a name or an address with an optional port")
     host, digits = match.groups()
@@ -185,56 +236,35 @@ def check_request(method: bytes, target: bytes, version: str, headers: Headers) 
         raise BadRequest(405, "this is not a forward proxy")
     if not _TOKEN.fullmatch(method):
         raise BadRequest(400, "the method is not a token")
-    _refuse_controls(headers)
-    host = length = coding = upgrade = None
-    connection = b""
-    expect_continue = accepts_trailers = False
-    for name, value in headers:
-        kind = _KINDS.get(name)
-        if kind is None:
-            kind = _kind_of(name)
-            if kind is None:
-                raise BadRequest(400, "a field name is not a token")
-        if kind == _PLAIN or kind == _HOP or kind >= _TRAILER:
-            continue
-        value = value.strip(b" \t")
-        if kind == _HOST:
-            if host is not None:
-                raise BadRequest(400, "there is more than one host field")
-            host = value
-        elif kind == _LENGTH:
-            if length is not None:
-                raise BadRequest(400, "there is more than one content-length field")
-            length = _parse_length(value)
-        elif kind == _CODING:
-            if coding is not None:
-                raise BadRequest(400, "there is more than one transfer-encoding field")
-            coding = value
-        elif kind == _CONNECTION:
-            connection = connection + b"," + value if connection else value
-        elif kind == _UPGRADE:
-            upgrade = value if upgrade is None else upgrade + b", " + value
-        elif kind == _EXPECT:
-            expect_continue = value.lower() == b"100-continue"
-        else:
-            accepts_trailers = accepts_trailers or b"trailers" in _options(value)
-    if coding is not None:
-        _check_coding(coding, version, length)
-    authority, target = _check_target(method, target, host, version)
-    where = parse_authority(authority) if authority else Authority("", None)
-    close, nominated, wants_upgrade = _connection(connection, version)
+    if _hold_controls(headers):
+        raise BadRequest(400, "a field value holds control bytes")
+    found = _gather(headers)
+    if _NOT_A_TOKEN in found:
+        raise BadRequest(400, "a field name is not a token")
+    length = _parse_length(found[_LENGTH]) if _LENGTH in found else None
+    if _CODING in found:
+        _check_coding(found[_CODING], version, length)
+    authority, path = _check_target(method, target, found.get(_HOST), version)
+    host, port = parse_authority(authority) if authority else Authority("", None)
+    close, nominated, wants_upgrade = _connection(found.get(_CONNECTION, b""), version)
+    # RFC 9110 §10.1.1 and §7.8: from HTTP/1.0, both are ignored.
+    expect = found.get(_EXPECT) if version == "1.1" else None
+    if expect is not None and expect.lower() != b"100-continue":
+        raise BadRequest(417, "the only expectation that can be met is 100-continue")
+    upgrade = _real_upgrade(found.get(_UPGRADE, b"")) if wants_upgrade and version == "1.1" else None
     return RequestFacts(
-        where.host,
-        where.port,
+        host,
+        port,
         authority,
-        target,
+        path,
         length,
-        coding is not None,
-        expect_continue and version == "1.1",
-        _real_upgrade(upgrade) if upgrade and wants_upgrade and version == "1.1" else None,
+        _CODING in found,
+        expect is not None,
+        upgrade,
         close,
         nominated,
-        accepts_trailers,
+        found.get(_TRAILER) if _CODING in found else None,
+        _TE in found and b"trailers" in _options(found[_TE]),
     )
 
 
@@ -254,39 +284,28 @@ def upstream_head(
     `host_header` replaces the Host that the upstream sees; X-Forwarded-Host keeps the public
     one. `upgrade` passes `facts.upgrade` on; without it the request is an ordinary one.
     """
-    nominated = facts.nominated
-    host = host_header or facts.authority
-    parts = [method, b" ", facts.target, b" HTTP/1.1\r\n"]
-    before: Headers | None = [] if trusted_peer else None
-    host_written = False
-    for name, value in headers:
-        kind = _KINDS.get(name)
-        if kind is None:
-            kind = _kind_of(name)
-        if kind == _PLAIN:
-            if nominated and name.lower() in nominated:
-                continue
-            parts += (name, b": ", value, b"\r\n")
-        elif kind == _HOST:
-            parts += (name, b": ", host, b"\r\n")
-            host_written = True
-        elif kind == _LENGTH:
-            parts += (name, b": %d\r\n" % (facts.content_length or 0))
-        elif kind == _FORWARDING:
-            if before is not None:
-                before.append((name, value))
-        elif (kind == _TRAILER and facts.chunked) or (kind == _EXPECT and facts.expect_continue):
-            parts += (name, b": ", value, b"\r\n")
-    if not host_written:
-        parts += (b"Host: ", host, b"\r\n")
+    restated = {_HOST: host_header or facts.authority}
+    if facts.content_length is not None:
+        restated[_LENGTH] = b"%d" % facts.content_length
+    if facts.expect_continue:
+        restated[_EXPECT] = b"100-continue"
+    if facts.trailer is not None:
+        restated[_TRAILER] = facts.trailer
+    lines = _lines(headers, _PASSES_TO_UPSTREAMS, facts.nominated, restated)
+    if _HOST in restated:
+        lines += (b"Host: ", restated[_HOST], b"\r\n")
     if facts.chunked:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
+        lines.append(b"Transfer-Encoding: chunked\r\n")
     if facts.upgrade is not None and upgrade:
-        parts += (b"Connection: Upgrade\r\nUpgrade: ", facts.upgrade, b"\r\n")
+        lines += (b"Connection: Upgrade\r\nUpgrade: ", facts.upgrade, b"\r\n")
     elif facts.accepts_trailers:
-        parts.append(b"Connection: TE\r\nTE: trailers\r\n")
-    parts.append(_forwarding(before, peer_ip, proto, facts.authority))
-    return b"".join(parts)
+        lines.append(b"Connection: TE\r\nTE: trailers\r\n")
+    before = [field for field in headers if _KINDS[field[0]] == _FORWARDING] if trusted_peer else []
+    if before:
+        lines.append(_continue_forwarding(before, peer_ip, proto, facts.authority))
+    else:
+        lines.append(_forwarding(peer_ip, proto, facts.authority))
+    return b"%b %b HTTP/1.1\r\n%b" % (method, facts.target, b"".join(lines))
 
 
 def response_framing(method: bytes, status: int, headers: Headers, version: str = "1.1") -> Framing:
@@ -295,27 +314,16 @@ def response_framing(method: bytes, status: int, headers: Headers, version: str 
     Raises:
         ProtocolError: If the head contradicts itself, so that two readers could cut it differently.
     """
-    length = coding = None
-    for name, value in headers:
-        kind = _KINDS.get(name)
-        if kind is None:
-            kind = _kind_of(name)
-        if kind == _LENGTH:
-            found = value.strip(b" \t")
-            if not found.isdigit() or len(found) > _LENGTH_DIGITS_MAX:
-                raise ProtocolError("the upstream's content-length is not a number")
-            if length is not None and length != int(found):
-                raise ProtocolError("the upstream sent two different content-lengths")
-            length = int(found)
-        elif kind == _CODING:
-            if coding is not None or version == "1.0" or value.strip(b" \t").lower() != b"chunked":
-                raise ProtocolError("the upstream's transfer-encoding is not exactly chunked")
-            coding = value
-    if coding is not None and length is not None:
-        raise ProtocolError("the upstream sent both transfer-encoding and content-length")
-    if status < 200 or status == 204 or status == 304 or method == b"HEAD":
+    found = _gather(headers)
+    length = _one_length(found[_LENGTH]) if _LENGTH in found else None
+    if _CODING in found:
+        if version == "1.0" or found[_CODING].lower() != b"chunked":
+            raise ProtocolError("the upstream's transfer-encoding is not exactly chunked")
+        if length is not None:
+            raise ProtocolError("the upstream sent both transfer-encoding and content-length")
+    if status < 200 or status in _BODILESS or method == b"HEAD":
         return NO_BODY
-    if coding is not None:
+    if _CODING in found:
         return CHUNKED
     return UNTIL_EOF if length is None else length
 
@@ -356,58 +364,28 @@ def visitor_head(
         raise ProtocolError(f"the upstream sent status {status}")
     if status == 101 and not upgrade:
         raise ProtocolError("the upstream switched protocols without being asked")
+    if _hold_controls(headers, reason):
+        raise ProtocolError("the upstream's head holds control bytes")
     if status < 200 and version == "1.0":
         return b""
-    parts = [b"HTTP/1.1 %d " % status, reason, b"\r\n"]
-    lines = 1
-    nominated = _nominated(headers)
-    # A 426 must name what it wants (RFC 9110 §15.5.22).
-    names_upgrade = status == 101 or status == 426
-    upgrade_written = False
-    length_allowed = framing == NO_BODY and status >= 200 and status != 204
-    for name, value in headers:
-        kind = _KINDS.get(name)
-        if kind is None:
-            kind = _kind_of(name)
-            if kind is None:
-                raise ProtocolError("the upstream sent a field name that is not a token")
-        if kind == _PLAIN or kind == _EXPECT or kind == _FORWARDING or kind == _HOST:
-            if nominated and name.lower() in nominated:
-                continue
-        elif kind == _LENGTH:
-            if framing >= 0:
-                value = b"%d" % framing
-            elif not length_allowed:
-                continue
-            length_allowed = False
-            framing = NO_BODY if framing >= 0 else framing
-        elif kind == _UPGRADE and names_upgrade:
-            upgrade_written = True
-        elif kind != _TRAILER or framing != CHUNKED:
-            continue
-        parts += (name, b": ", value, b"\r\n")
-        lines += 1
-    if framing >= 0:
-        parts.append(b"Content-Length: %d\r\n" % framing)
-        lines += 1
+    found = _gather(headers)
+    if _NOT_A_TOKEN in found:
+        raise ProtocolError("the upstream sent a field name that is not a token")
+    restated = _restated_to_visitor(status, framing, found)
+    upgrading = _UPGRADE in restated
+    nominated = _nominated(found[_CONNECTION]) if _CONNECTION in found else _NOBODY_NAMED
+    lines = _lines(headers, _PASSES_TO_VISITORS, nominated, restated)
+    if _LENGTH in restated:
+        lines.append(b"Content-Length: %d\r\n" % framing)
     elif framing == CHUNKED:
-        parts.append(b"Transfer-Encoding: chunked\r\n")
-        lines += 1
-    if upgrade_written:
-        parts.append(b"Connection: Upgrade, close\r\n" if close and status != 101 else b"Connection: Upgrade\r\n")
-        lines += 1
-    elif close:
-        parts.append(b"Connection: close\r\n")
-        lines += 1
+        lines.append(b"Transfer-Encoding: chunked\r\n")
+    if upgrading:
+        lines.append(b"Connection: Upgrade\r\n")
+    if close and status >= 200:
+        lines.append(b"Connection: close\r\n")
     elif version == "1.0":
-        parts.append(b"Connection: keep-alive\r\n")
-        lines += 1
-    parts.append(b"\r\n")
-    head = b"".join(parts)
-    # Control bytes beyond the two of each line came from the upstream.
-    if len(head.translate(None, _CONTROLS)) != len(head) - 2 * (lines + 1):
-        raise ProtocolError("the upstream's head holds control bytes")
-    return head
+        lines.append(b"Connection: keep-alive\r\n")
+    return b"HTTP/1.1 %d %b\r\n%b\r\n" % (status, reason, b"".join(lines))
 
 
 def chunk(data: bytes) -> bytes:
@@ -426,11 +404,13 @@ def last_chunk(trailers: Headers) -> bytes:
     """
     if not trailers:
         return LAST_CHUNK
+    if _hold_controls(trailers):
+        raise ProtocolError("a trailer field holds control bytes")
     parts = [b"0\r\n"]
     for name, value in trailers:
-        kind = _KINDS.get(name, _kind_of(name))
-        if kind is None or len(value.translate(None, _CONTROLS)) != len(value):
-            raise ProtocolError("a trailer field holds bytes that it may not")
+        kind = _kind_of(name)
+        if kind is None:
+            raise ProtocolError("a trailer field's name is not a token")
         if kind == _PLAIN and name.lower() not in _NEVER_TRAILING:
             parts += (name, b": ", value, b"\r\n")
     parts.append(b"\r\n")
@@ -461,25 +441,69 @@ def client_ip(headers: Headers, peer_ip: str, is_trusted: Callable[[str], bool])
     return client
 
 
-def _kind_of(name: bytes) -> int | None:
-    """Return what a field is whose spelling is not in the table; None if it is no token."""
-    if not _TOKEN.fullmatch(name):
-        return None
-    plain = name.lower()
-    if b"_" in plain:
-        plain = plain.replace(b"_", b"-")
-        if plain in _SPECIAL or plain.startswith(_FORWARDING_PREFIX):
-            return _HOP
-        return _PLAIN
-    if plain.startswith(_FORWARDING_PREFIX):
-        return _FORWARDING
-    return _SPECIAL.get(plain, _PLAIN)
+def _gather(headers: Headers) -> dict[int, bytes]:
+    """Return what the fields that concern a gateway say, by kind.
+
+    Repeated ones are joined as RFC 9110 §5.3 does: where only one is allowed, the comma
+    then makes the value malformed.
+    """
+    found: dict[int, bytes] = {}
+    for name, value in headers:
+        kind = _KINDS[name]
+        if kind:
+            found[kind] = found[kind] + b", " + value.strip(b" \t") if kind in found else value.strip(b" \t")
+    return found
 
 
-def _refuse_controls(headers: Headers) -> None:
-    values = b"".join([value for _, value in headers])
-    if len(values.translate(None, _CONTROLS)) != len(values):
-        raise BadRequest(400, "a field value holds control bytes")
+def _lines(
+    headers: Headers, passing: frozenset[int], nominated: frozenset[bytes], restated: dict[int, bytes]
+) -> list[bytes]:
+    """Return the lines of those fields that are passed on.
+
+    A restated field stands where the first of its kind stood; what was not there stays in
+    `restated` for the caller.
+    """
+    lines: list[bytes] = []
+    for name, value in headers:
+        kind = _KINDS[name]
+        if kind in passing:
+            if not nominated or name.lower() not in nominated:
+                lines += (name, b": ", value, b"\r\n")
+        elif kind in restated:
+            lines += (name, b": ", restated.pop(kind), b"\r\n")
+    return lines
+
+
+def _hold_controls(headers: Headers, reason: bytes = b"") -> bool:
+    # Joined first, because one call of C over all values costs less than one for each.
+    text = reason + b"".join([value for _, value in headers])
+    return len(text.translate(None, _CONTROLS)) != len(text)
+
+
+def _restated_to_visitor(status: int, framing: Framing, found: dict[int, bytes]) -> dict[int, bytes]:
+    """Return the gateway's word on those fields of an answer that it does not merely pass on."""
+    restated: dict[int, bytes] = {}
+    if framing >= 0:
+        restated[_LENGTH] = b"%d" % framing
+    elif framing == NO_BODY and _LENGTH in found and status >= 200 and status != 204:
+        # What GET would have got: HEAD and 304 may say it, 1xx and 204 must not (RFC 9110 §8.6).
+        restated[_LENGTH] = b"%d" % _one_length(found[_LENGTH])
+    elif framing == CHUNKED and _TRAILER in found:
+        restated[_TRAILER] = found[_TRAILER]
+    if _UPGRADE in found and status in _NAMES_UPGRADE:
+        restated[_UPGRADE] = found[_UPGRADE]
+    return restated
+
+
+def _one_length(value: bytes) -> int:
+    """Read an answer's Content-Length, which may say the same number several times (RFC 9110 §8.6)."""
+    lengths = {length.strip(b" \t") for length in value.split(b",")} if b"," in value else {value}
+    (length, *others) = lengths
+    if others:
+        raise ProtocolError("the upstream sent different content-lengths")
+    if not length.isdigit() or len(length) > _LENGTH_DIGITS_MAX:
+        raise ProtocolError("the upstream's content-length is not a number")
+    return int(length)
 
 
 def _parse_length(value: bytes) -> int:
@@ -538,20 +562,15 @@ def _options(value: bytes) -> list[bytes]:
 
 def _connection(value: bytes, version: str) -> tuple[bool, frozenset[bytes], bool]:
     """Return whether to close afterwards, the nominated fields, and whether an upgrade is wanted."""
-    if not value:
-        return version == "1.0", _NOBODY_NAMED, False
-    options = set(_options(value))
+    known = _COMMON_CONNECTION.get(value)
+    options = frozenset(_options(value)) if known is None else known
     close = b"close" in options or (version == "1.0" and b"keep-alive" not in options)
-    return close, frozenset(options - _OPTIONS), b"upgrade" in options
+    return close, options - _OPTIONS, b"upgrade" in options
 
 
-def _nominated(headers: Headers) -> frozenset[bytes]:
-    """Return the fields that an answer's Connection declares hop-by-hop."""
-    named = _NOBODY_NAMED
-    for name, value in headers:
-        if _KINDS.get(name) == _CONNECTION or (len(name) == 10 and name.lower() == b"connection"):
-            named |= frozenset(_options(value)) - _OPTIONS
-    return named
+def _nominated(value: bytes) -> frozenset[bytes]:
+    """Return the fields that the value of a Connection field declares hop-by-hop."""
+    return _NOBODY_NAMED if value in _COMMON_CONNECTION else frozenset(_options(value)) - _OPTIONS
 
 
 def _real_upgrade(value: bytes) -> bytes | None:
@@ -560,16 +579,10 @@ def _real_upgrade(value: bytes) -> bytes | None:
     return b", ".join(kept) or None
 
 
-def _forwarding(before: Headers | None, peer_ip: str, proto: str, authority: bytes) -> bytes:
-    """Write the forwarding fields and the end of the head; `before` is what a trusted proxy said."""
-    address = peer_ip.partition("%")[0].encode("ascii")
-    scheme = proto.encode("ascii")
-    # RFC 7239 §6: an IPv6 address stands in brackets, and whatever holds a colon in quotes.
-    node = b'"[%b]"' % address if b":" in address else address
-    host = b'"%b"' % authority if b":" in authority else authority
-    element = b"for=%b;host=%b;proto=%b" % (node, host, scheme) if host else b"for=%b;proto=%b" % (node, scheme)
-    if before:
-        return _continue_forwarding(before, address, scheme, authority, element)
+@lru_cache(maxsize=4096)
+def _forwarding(peer_ip: str, proto: str, authority: bytes) -> bytes:
+    """Write the forwarding fields of a visitor who came to us directly, and the end of the head."""
+    address, scheme, element = _forwarding_values(peer_ip, proto, authority)
     return b"X-Forwarded-For: %b\r\nX-Forwarded-Proto: %b\r\nX-Forwarded-Host: %b\r\nForwarded: %b\r\n\r\n" % (
         address,
         scheme,
@@ -578,11 +591,22 @@ def _forwarding(before: Headers | None, peer_ip: str, proto: str, authority: byt
     )
 
 
-def _continue_forwarding(before: Headers, address: bytes, scheme: bytes, authority: bytes, element: bytes) -> bytes:
-    """Add this hop to what a trusted proxy said.
+def _forwarding_values(peer_ip: str, proto: str, authority: bytes) -> tuple[bytes, bytes, bytes]:
+    """Return address, scheme, and the element of Forwarded (RFC 7239 §4)."""
+    address = peer_ip.partition("%")[0].encode("ascii")
+    scheme = proto.encode("ascii")
+    # RFC 7239 §6: an IPv6 address stands in brackets, and whatever holds a colon in quotes.
+    node = b'"[%b]"' % address if b":" in address else address
+    host = b'"%b"' % authority if b":" in authority else authority
+    return address, scheme, b"for=%b;%bproto=%b" % (node, b"host=%b;" % host if host else b"", scheme)
+
+
+def _continue_forwarding(before: Headers, peer_ip: str, proto: str, authority: bytes) -> bytes:
+    """Write the forwarding fields as `before`, the word of a trusted proxy, with this hop added.
 
     Lists grow by us. Of scheme and host the proxy's word stands: only it saw the visitor.
     """
+    address, scheme, element = _forwarding_values(peer_ip, proto, authority)
     said: dict[bytes, bytes] = {}
     others = []
     for name, value in before:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import structlog
-import testbed
 from hypothesis import HealthCheck, settings
+
+import testbed
 
 # Two cores are shared with whatever else runs there: a slow example is not a failure.
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])

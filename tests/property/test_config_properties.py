@@ -36,8 +36,7 @@ def test_an_address_is_split_or_refused(text: str) -> None:
 def test_any_overrides_give_settings_or_a_configuration_error(overrides: dict[str, object]) -> None:
     try:
         config = load_config(env={"MOONGATE_HOME": "/nonexistent"}, overrides=overrides)
-    except ConfigurationError as failure:
-        assert failure.message
+    except ConfigurationError:
         return
     assert differences(config, config) == frozenset()
     assert len(config.explain()) == len(KEYS)

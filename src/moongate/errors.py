@@ -70,6 +70,12 @@ class ScopeDenied(IdentityError):
     code = "scope.denied"
 
 
+class LabelInvalid(IdentityError):
+    """A token's label is empty or too long."""
+
+    code = "token.label_invalid"
+
+
 class RoutingError(MoongateError):
     """A name or port could not be given."""
 

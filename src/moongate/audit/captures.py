@@ -4,18 +4,19 @@ import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 from sqlalchemy import bindparam, delete, select
 
 from moongate.audit.exchanges import Capture, Resendable, from_row, to_row
 from moongate.audit.ids import Ids, id_text, parse_id
 from moongate.audit.sealing import Sealer
+from moongate.config import Capture as CaptureSettings
 from moongate.storage.database import CHUNK_ROWS, Database, Row
 from moongate.storage.schema import captured_requests
 from moongate.storage.writing import WriteBehind
 
-__all__ = ["Capture", "CaptureSettings", "Captures", "Resendable", "StoredCapture"]
+__all__ = ["Capture", "Captures", "Resendable", "StoredCapture"]
 
 FLUSH_INTERVAL_S = 1.0
 # Over all tunnels; the rings of the quietest give way first, and the database answers for them.
@@ -24,17 +25,6 @@ _ROWS_A_TURN = 50
 
 # What `get` returns: a capture, from the ring or from the database alike.
 StoredCapture = Capture
-
-
-class CaptureSettings(Protocol):
-    """The settings of capturing, as the configuration has them."""
-
-    @property
-    def enabled(self) -> bool: ...
-    @property
-    def total_bytes(self) -> int: ...
-    @property
-    def ring(self) -> int: ...
 
 
 class _Ring:
@@ -57,10 +47,10 @@ class Captures:
 
     def __init__(self, db: Database, settings: CaptureSettings, sealer: Sealer) -> None:
         self._db = db
-        self._settings = settings
         self._sealer = sealer
         self._ids = Ids()
         self.new_id = self._ids.next
+        self.enabled = settings.enabled
         self._ring_max = settings.ring
         self._bytes_max = settings.total_bytes
         self._rings: OrderedDict[str, _Ring] = OrderedDict()
@@ -75,6 +65,8 @@ class Captures:
 
     def add(self, capture: Capture) -> None:
         """Keep a finished exchange; the oldest ones and their bodies give way."""
+        if not self.enabled:
+            return
         ring = self._rings.get(capture.tunnel_id)
         if ring is None:
             ring = self._rings[capture.tunnel_id] = _Ring(capture.tunnel_id)

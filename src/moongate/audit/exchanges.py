@@ -51,7 +51,7 @@ class Capture:
         "tunnel_id",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 -- built once for each request; names would cost time there
         self,
         id: bytes,  # noqa: A002 -- the field's name in the API
         tunnel_id: str,
@@ -216,8 +216,9 @@ def _split(headers: Headers) -> tuple[bytes, list[str]]:
     for name, value in headers:
         if is_secret(name):
             secrets.append(value.decode("latin-1"))
-            value = _MASK
-        lines.append(name + b": " + value)
+            lines.append(name + b": " + _MASK)
+        else:
+            lines.append(name + b": " + value)
     return b"\r\n".join(lines), secrets
 
 
@@ -226,14 +227,10 @@ def _join(head: bytes | None, secrets: list[str] | None) -> Headers:
     values = iter(secrets or ())
     for line in (head or b"").split(b"\r\n"):
         name, _, value = line.partition(b": ")
-        if not name:
-            continue
-        if is_secret(name):
-            secret = next(values, None)
-            if secret is None:
-                continue
-            value = secret.encode("latin-1")
-        headers.append((name, value))
+        if name and not is_secret(name):
+            headers.append((name, value))
+        elif name and (secret := next(values, None)) is not None:
+            headers.append((name, secret.encode("latin-1")))
     return headers
 
 

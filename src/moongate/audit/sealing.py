@@ -1,6 +1,7 @@
 """Sealing what must be kept but never shown: AES-GCM under a key that lies beside the database."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography.exceptions import InvalidTag
@@ -81,10 +82,8 @@ class Sealer:
 
 
 def _read_or_make(path: Path) -> bytes:
-    try:
+    with suppress(FileNotFoundError):
         return path.read_bytes()
-    except FileNotFoundError:
-        pass
     # Written whole and then linked, so that two processes starting together agree on one key.
     draft = path.with_name(f"{path.name}.{os.getpid()}.new")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -93,10 +92,8 @@ def _read_or_make(path: Path) -> bytes:
             file.write(os.urandom(KEY_BYTES))
             file.flush()
             os.fsync(file.fileno())
-        try:
+        with suppress(FileExistsError):
             os.link(draft, path)
-        except FileExistsError:
-            pass
     finally:
         draft.unlink()
     return path.read_bytes()

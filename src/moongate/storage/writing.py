@@ -25,6 +25,7 @@ class WriteBehind:
         self._ending = asyncio.Event()
         self._turn = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
+        self._hurried: set[asyncio.Task[None]] = set()
         self.failures = 0
 
     def start(self) -> None:
@@ -40,14 +41,24 @@ class WriteBehind:
         async with self._turn:
             await self._flush()
 
+    async def write_now(self, patience_s: float) -> None:
+        """Write without waiting for the next turn; wait that long at most, and not at all during an outage."""
+        if self.failures:
+            return
+        task = asyncio.create_task(self._attempt_unless_failing(), name=f"write {self._name} now")
+        self._hurried.add(task)
+        task.add_done_callback(self._hurried.discard)
+        await asyncio.wait({task}, timeout=patience_s)
+
     async def aclose(self) -> None:
         """Stop after a last write, tried again for a few seconds when the database fails."""
         self._ending.set()
         if self._task is not None:
             await self._task
-        deadline = asyncio.get_running_loop().time() + LAST_ATTEMPTS_S
+        now = asyncio.get_running_loop().time
+        deadline = now() + LAST_ATTEMPTS_S
         while not await self._attempt():
-            if asyncio.get_running_loop().time() > deadline:
+            if now() > deadline:
                 log.error("%s: gave up on the last write", self._name)
                 return
             await asyncio.sleep(self._interval_s)
@@ -61,13 +72,22 @@ class WriteBehind:
                 await self._attempt()
 
     async def _attempt(self) -> bool:
+        async with self._turn:
+            return await self._try()
+
+    async def _attempt_unless_failing(self) -> None:
+        async with self._turn:
+            # Whoever queued behind a write that failed would only wait for the same failure.
+            if not self.failures:
+                await self._try()
+
+    async def _try(self) -> bool:
         try:
-            await self.flush()
+            await self._flush()
         except StorageError as error:
             self._note_failure(error)
             return False
-        except Exception:
-            # A defect of ours must not silence the writer for good.
+        except Exception:  # a defect of ours must not silence the writer for good
             log.exception("%s: writing failed", self._name)
             self.failures += 1
             return False

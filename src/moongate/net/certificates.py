@@ -16,18 +16,15 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
 
-import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from moongate.errors import ConfigurationError
+from moongate.telemetry import get_logger
 
-log = structlog.get_logger("moongate.net.certificates")
-
-OWN_AUTHORITY_ALPN = "moongate-own-ca"
-"""Offered by agents whose join string pins our authority: they are shown its leaf even when PEM files are given."""
+log = get_logger(__name__)
 
 CONTEXTS_MAX = 1024
 """How many names keep their TLS context; the one unused longest is made again when it is asked for."""

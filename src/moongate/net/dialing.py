@@ -10,21 +10,19 @@ import re
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from ipaddress import ip_address
-from pathlib import Path
 from typing import TypeVar, cast
-from urllib.parse import urlsplit
 
 from moongate.errors import (
-    ConfigurationError,
     ReachError,
     UpstreamRefused,
     UpstreamTimeout,
     UpstreamUnresolved,
     WrongAuthority,
 )
-from moongate.net.certificates import OWN_AUTHORITY_ALPN
+from moongate.net.addresses import OWN_AUTHORITY_ALPN, NodeAddress, host_port, make_join
+
+__all__ = ["NodeAddress", "dial_tcp", "make_join", "node_context", "resolve"]
 
 ALTERNATE_AFTER_S = 0.25
 """How long an address may take before the next one is tried beside it (RFC 8305 §8)."""
@@ -33,9 +31,7 @@ CA_ANSWER_MAX = 65536
 """The most bytes of an answer to `/moongate/ca.pem` that are read."""
 
 CA_PATH = "/moongate/ca.pem"
-DEFAULT_PORT = 7171
 CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----")
-FINGERPRINT = re.compile(r"[0-9a-f]{64}\Z")
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 Address = tuple[int, str]
@@ -61,7 +57,7 @@ async def dial_tcp(
         UpstreamTimeout: If it took longer than the timeout.
         WrongAuthority: If the peer's certificate is not one that the TLS settings accept.
     """
-    where = _where(host, port)
+    where = host_port(host, port)
     try:
         async with asyncio.timeout(timeout_s):
             return await _dial(host, port, protocol_factory, tls, server_hostname or host)
@@ -93,7 +89,7 @@ async def _dial(
         except BaseException:
             sock.close()
             raise
-    return cast(asyncio.Transport, made[0]), made[1]
+    return made
 
 
 async def resolve(host: str, port: int) -> list[Address]:
@@ -165,7 +161,9 @@ async def _connect(family: int, address: str, port: int) -> socket.socket:
 
 def _refused(where: str, failure: OSError) -> ReachError:
     if failure.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EADDRNOTAVAIL):
-        return ReachError(f"cannot open a connection to {where}: {failure.strerror}", hint="raise the limit of open files")
+        return ReachError(
+            f"cannot open a connection to {where}: {failure.strerror}", hint="raise the limit of open files"
+        )
     if isinstance(failure, ConnectionRefusedError):
         return UpstreamRefused(f"{where} refused the connection: nothing listens there")
     return UpstreamRefused(f"{where} cannot be reached: {failure.strerror or failure}")
@@ -177,63 +175,6 @@ def _literal(host: str) -> Address | None:
     except ValueError:
         return None
     return (socket.AF_INET if parsed.version == 4 else socket.AF_INET6), host
-
-
-def _where(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-@dataclass(frozen=True, slots=True)
-class NodeAddress:
-    """Where a node is, how it proves itself, and the token to show it."""
-
-    host: str
-    port: int
-    tls: bool = True
-    token: str | None = field(default=None, repr=False)
-    fingerprint: str | None = None
-
-    def __str__(self) -> str:
-        return _where(self.host, self.port)
-
-    @classmethod
-    def parse(cls, text: str) -> "NodeAddress":
-        """Read a join string, an `https://` or loopback `http://` URL, or `@FILE` with one of them inside.
-
-        Raises:
-            ConfigurationError: If it is none of these; the message never holds the token.
-        """
-        text = text.strip()
-        if text.startswith("@"):
-            return cls.parse(_read(Path(text[1:]).expanduser()))
-        try:
-            parts = urlsplit(text)
-            host, port = parts.hostname, parts.port
-        except ValueError as failure:
-            raise ConfigurationError("the server's address is not a URL", hint=ADDRESS_HINT) from failure
-        if parts.scheme not in ("moongate", "https", "http") or not host:
-            raise ConfigurationError("the server's address is not one of ours", hint=ADDRESS_HINT)
-        if parts.username or parts.password or parts.query or parts.path not in ("", "/"):
-            raise ConfigurationError(f"the server's address {_where(host, port or 0)} has parts that mean nothing", hint=ADDRESS_HINT)
-        if parts.scheme == "moongate":
-            token, fingerprint = _split_secret(parts.fragment)
-            return cls(host, port or DEFAULT_PORT, True, token, fingerprint)
-        if parts.fragment:
-            raise ConfigurationError("only a moongate:// address carries a token", hint=ADDRESS_HINT)
-        if parts.scheme == "http" and not _is_loopback(host):
-            raise ConfigurationError(
-                f"http:// is for loopback only; {host} is another machine", hint="use https:// or the node's join string"
-            )
-        return cls(host, port or (443 if parts.scheme == "https" else 80), parts.scheme == "https")
-
-
-ADDRESS_HINT = "give a join string (moongate://…), https://HOST[:PORT], http://127.0.0.1:PORT, or @FILE"
-
-
-def make_join(host: str, port: int, token: str, fingerprint: str | None) -> str:
-    """Write the join string of a node."""
-    secret = f"{token}.{fingerprint}" if fingerprint else token
-    return f"moongate://{_where(host, port)}/#{secret}"
 
 
 async def node_context(address: NodeAddress, *, timeout_s: float = 10.0) -> ssl.SSLContext | None:
@@ -314,31 +255,9 @@ class _Fetch(asyncio.Protocol):
         if len(self._data) > CA_ANSWER_MAX or CERTIFICATE.search(self._data):
             self._finish()
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self._finish()
 
     def _finish(self) -> None:
         if not self._answer.done():
             self._answer.set_result(bytes(self._data[:CA_ANSWER_MAX]))
-
-
-def _split_secret(fragment: str) -> tuple[str | None, str | None]:
-    token, dot, last = fragment.rpartition(".")
-    if dot and FINGERPRINT.match(last.lower()):
-        return token or None, last.lower()
-    return fragment or None, None
-
-
-def _read(path: Path) -> str:
-    try:
-        lines = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as failure:
-        raise ConfigurationError(f"cannot read the server's address from {path}: {failure}") from failure
-    if len(lines) != 1 or lines[0].startswith("@"):
-        raise ConfigurationError(f"{path} must hold one server address and nothing else", hint=ADDRESS_HINT)
-    return lines[0]
-
-
-def _is_loopback(host: str) -> bool:
-    literal = _literal(host)
-    return ip_address(host).is_loopback if literal else host == "localhost"

@@ -30,7 +30,7 @@ CHATTY = ("alembic", "aiosqlite", "asyncio", "httpx", "httpcore", "sqlalchemy", 
 
 def get_logger(name: str) -> FilteringBoundLogger:
     """Return the logger of one module; before `setup_logging` it prints in structlog's own way."""
-    logger: FilteringBoundLogger = structlog.get_logger(logger=name.removeprefix("moongate."))
+    logger: FilteringBoundLogger = structlog.get_logger(source=name.removeprefix("moongate."))
     return logger
 
 

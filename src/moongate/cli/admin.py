@@ -57,7 +57,8 @@ class Api:
 def _decoded(answer: httpx.Response) -> Any:
     if answer.status_code == 401:
         raise TokenInvalid(
-            f"the node refused: {_reason(answer)}", hint="pass --token-file, set MOONGATE_TOKEN, or run this as the node's own user"
+            f"the node refused: {_reason(answer)}",
+            hint="pass --token-file, set MOONGATE_TOKEN, or run this as the node's own user",
         )
     if not answer.is_success:
         raise ApiError(f"the node answered {answer.status_code}: {_reason(answer)}")
@@ -106,13 +107,18 @@ def show_status(base: str | None, token_file: Path | None, *, as_json: bool) -> 
     print(f"{api.base}  ok  {state['active_sessions']} sessions  {state['active_tunnels']} tunnels")
     if not api.token:
         print("no token at hand, so the tunnels are not shown", file=sys.stderr)
-    _print_table(("public URL", "kind", "agent", "since", "requests", "in", "out"), [_tunnel_row(one) for one in tunnels])
+    _print_table(
+        ("public URL", "kind", "agent", "since", "requests", "in", "out"), [_tunnel_row(one) for one in tunnels]
+    )
     return Exit.OK
 
 
 def _tunnel_row(tunnel: Mapping[str, Any]) -> tuple[str, ...]:
     traffic = (human_bytes(int(tunnel.get(key) or 0)) for key in ("bytes_in", "bytes_out"))
-    names = (str(tunnel.get(key, "")) for key in ("public_url", "protocol", "client_addr", "connected_since", "request_count"))
+    names = (
+        str(tunnel.get(key, ""))
+        for key in ("public_url", "protocol", "client_addr", "connected_since", "request_count")
+    )
     return (*names, *traffic)
 
 
@@ -130,7 +136,10 @@ def create_token(
         print(json_line({"event": "token_created", **created}))
         return Exit.OK
     print(neutralise(str(created["token"])))
-    print(f"created '{neutralise(label)}', id {neutralise(str(created['id']))}; the token is shown only this once", file=sys.stderr)
+    print(
+        f"created '{neutralise(label)}', id {neutralise(str(created['id']))}; the token is shown only this once",
+        file=sys.stderr,
+    )
     return Exit.OK
 
 
@@ -168,7 +177,9 @@ def _resolve(wanted: str, tokens: list[Mapping[str, Any]]) -> str:
     if not matching:
         raise ConfigurationError(f"no token has the id or label '{wanted}'", hint="`moongate token list` shows them")
     if len(matching) > 1:
-        raise ConfigurationError(f"{len(matching)} tokens have the label '{wanted}'", hint="revoke by id: " + ", ".join(matching))
+        raise ConfigurationError(
+            f"{len(matching)} tokens have the label '{wanted}'", hint="revoke by id: " + ", ".join(matching)
+        )
     return matching[0]
 
 

@@ -18,10 +18,12 @@ _STATES = {"online": "green", "connecting": "yellow", "reconnecting": "yellow", 
 
 def render(view: View, *, now: float, width: int, height: int) -> RenderableType:
     """Return the panel for a terminal of this size; `now` is monotonic, as the lamps' times are."""
-    parts: list[RenderableType] = [_title(view), _lights(view.lights, now), Text("")]
+    parts: list[RenderableType] = [_title(view), _lights(view.lights, now)]
+    parts += [Text(neutralise(fact), style="dim", no_wrap=True, overflow="ellipsis") for fact in view.facts]
+    parts.append(Text(""))
     parts.append(_tunnels(view.tunnels, width))
     parts.extend(Text(f"! {neutralise(notice)}", style="yellow") for notice in view.notices)
-    used = 4 + _tunnel_lines(view.tunnels) + len(view.notices) + 4
+    used = 4 + len(view.facts) + _tunnel_lines(view.tunnels) + len(view.notices) + 4
     parts.extend(_requests(view, width, max(height - used, 3)))
     parts.append(Text("Ctrl-C stops", style="dim"))
     return Padding(Group(*parts), (1, 1, 0, 1))
@@ -73,7 +75,11 @@ def _tunnel(tunnel: TunnelView, width: int) -> Iterator[Text]:
     noun = "requests" if tunnel.kind in ("http", "static") else "connections"
     count = tunnel.requests if noun == "requests" else tunnel.connections
     traffic = f"in {human_bytes(tunnel.bytes_in)} · out {human_bytes(tunnel.bytes_out)}"
-    counters = f"  {count} {noun} · {tunnel.connections} open · {traffic}" if noun == "requests" else f"  {count} {noun} · {traffic}"
+    counters = (
+        f"  {count} {noun} · {tunnel.connections} open · {traffic}"
+        if noun == "requests"
+        else f"  {count} {noun} · {traffic}"
+    )
     note = f" · {neutralise(tunnel.note)}" if tunnel.note and url else ""
     yield Text(shortened(counters + note, max(width - 2, 20)), style="dim", no_wrap=True)
 

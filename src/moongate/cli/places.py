@@ -2,11 +2,12 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from moongate.cli.outcome import UsageError
 from moongate.errors import ConfigurationError
+from moongate.net.dialing import NodeAddress, make_join
 
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?")
 
@@ -37,16 +38,27 @@ def read_secret(path: Path) -> str:
     return text
 
 
-def server_text(given: str | None) -> str:
-    """Return the join string or URL of the node that an agent is to connect to.
+def node_address(given: str | None, token_file: Path | None) -> NodeAddress:
+    """Return the node that an agent is to connect to, with the token to show it.
 
     Raises:
-        UsageError: If nobody said which node.
-        ConfigurationError: If the file that says so cannot be read.
+        UsageError: If nobody said which node, or there is no token for it.
+        ConfigurationError: If what was said cannot be read.
     """
+    address = NodeAddress.parse(_server_text(given))
+    token = agent_token(token_file) or address.token
+    if token is None:
+        raise UsageError(
+            f"there is no token for {address}",
+            hint="use a join string, or give the token with --token-file or MOONGATE_TOKEN",
+        )
+    return replace(address, token=token)
+
+
+def _server_text(given: str | None) -> str:
     text = given or os.environ.get("MOONGATE_SERVER")
     if text:
-        return read_secret(Path(text[1:])) if text.startswith("@") else text.strip()
+        return text
     local = home() / "join"
     if local.is_file():
         return read_secret(local)
@@ -81,16 +93,17 @@ def join_string(host: str | None, token_file: Path | None) -> str:
     """
     path = home() / "join"
     if not path.is_file():
-        raise ConfigurationError(f"there is no join string at {path}", hint="it is made when the node first starts: `moongate server`")
-    parts = urlsplit(read_secret(path))
-    token, _, fingerprint = parts.fragment.rpartition(".")
-    authority = parts.netloc if host is None else _authority(host, parts.port)
-    token = read_secret(token_file) if token_file else token
-    return f"moongate://{authority}/#{token}.{fingerprint}"
+        raise ConfigurationError(
+            f"there is no join string at {path}", hint="it is made when the node first starts: `moongate server`"
+        )
+    address = NodeAddress.parse(read_secret(path))
+    public, port = _host_and_port(host, address.port) if host else (address.host, address.port)
+    token = read_secret(token_file) if token_file else address.token
+    return make_join(public, port, token or "", address.fingerprint)
 
 
-def _authority(host: str, port: int | None) -> str:
-    match = _HOST_PORT.fullmatch(host)
-    if match is None:
-        raise UsageError(f"--host cannot be '{host}'", hint="give a host name or address, with :PORT if it differs")
-    return f"{match[1]}:{match[2] or port}"
+def _host_and_port(text: str, usual_port: int) -> tuple[str, int]:
+    match = _HOST_PORT.fullmatch(text)
+    if match is None or not 1 <= int(match[2] or usual_port) <= 65535:
+        raise UsageError(f"--host cannot be '{text}'", hint="give a host name or address, with :PORT if it differs")
+    return match[1].strip("[]"), int(match[2] or usual_port)

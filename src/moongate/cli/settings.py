@@ -26,7 +26,12 @@ def show(path: Path | None, *, as_json: bool) -> Exit:
     settings = load_config(path).explain()
     if as_json:
         for setting in settings:
-            members = {"key": setting.key, "value": setting.value, "source": setting.source, "variable": setting.variable}
+            members = {
+                "key": setting.key,
+                "value": setting.value,
+                "source": setting.source,
+                "variable": setting.variable,
+            }
             print(json_line({**members, "description": setting.description}))
         return Exit.OK
     table = Table(box=None, pad_edge=False)

@@ -38,14 +38,12 @@ def shortened(text: str, width: int) -> str:
 
 def human_bytes(count: int) -> str:
     """Return a count of bytes in binary units, three digits at most before the unit."""
-    if count < 1024:
-        return f"{count} B"
-    value = float(count)
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        value /= 1024
+    value, unit = float(count), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1000:
             break
-    return f"{value:.1f} {unit}" if value < 100 else f"{value:.0f} {unit}"
+        value, unit = value / 1024, larger
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.1f} {unit}"
 
 
 def human_duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moongate.cli.outcome import UsageError
 from moongate.cli.upstreams import Local, parse_local
 from moongate.errors import ConfigurationError
 
@@ -126,7 +127,9 @@ def _wanted(name: str, table: object, folder: Path, path: Path) -> Wanted:
         raise ConfigurationError(f"unknown kind '{kind}' in {where}{meant}", hint="kinds: " + ", ".join(KINDS))
     for key in table:
         if kind not in _ONLY_FOR.get(key, KINDS):
-            raise ConfigurationError(f"'{key}' means nothing for kind '{kind}' in {where}", hint=f"it is for {', '.join(_ONLY_FOR[key])}")
+            raise ConfigurationError(
+                f"'{key}' means nothing for kind '{kind}' in {where}", hint=f"it is for {', '.join(_ONLY_FOR[key])}"
+            )
     _check_ranges(table, where)
     options = {key: value for key, value in table.items() if key not in ("kind", "upstream", "directory")}
     return Wanted(kind=kind, local=_local(kind, table, folder, where), label=name, **options)
@@ -158,5 +161,18 @@ def existing_directory(path: Path) -> Path:
         ConfigurationError: If there is no such directory.
     """
     if not path.is_dir():
-        raise ConfigurationError(f"there is no directory {path}", hint="give the folder whose files are to be published")
+        raise ConfigurationError(
+            f"there is no directory {path}", hint="give the folder whose files are to be published"
+        )
     return path.absolute()
+
+
+def proxy_version(text: str) -> str:
+    """Return the PROXY protocol version that was asked for; nothing for none.
+
+    Raises:
+        UsageError: If there is no such version.
+    """
+    if text not in PROXY_PROTOCOLS:
+        raise UsageError(f"--proxy-protocol cannot be '{text}'", hint="choose v1 or v2, or leave it out")
+    return text

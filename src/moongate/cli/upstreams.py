@@ -53,7 +53,8 @@ def _from_url(text: str, kind: str) -> Local:
     parts = urlsplit(text)
     if parts.path not in ("", "/") or parts.query or parts.fragment or "@" in parts.netloc:
         raise UsageError(
-            f"'{text}' has more than a host and a port", hint="a tunnel forwards every path: give only SCHEME://HOST:PORT"
+            f"'{text}' has more than a host and a port",
+            hint="a tunnel forwards every path: give only SCHEME://HOST:PORT",
         )
     return _split("tcp" if kind != "http" else scheme, parts.netloc, text)
 

@@ -50,6 +50,7 @@ class View:
 
     node: str = ""
     state: str = "connecting"
+    facts: tuple[str, ...] = ()
     lights: tuple[Light, ...] = ()
     tunnels: tuple[TunnelView, ...] = ()
     requests: deque[RequestView] = field(default_factory=lambda: deque(maxlen=REQUESTS_SHOWN))

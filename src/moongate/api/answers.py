@@ -25,6 +25,7 @@ class Answer(JSONResponse):
     """A JSON answer that can carry any text a stranger once sent."""
 
     def render(self, content: Any) -> bytes:
+        """Serialize the content."""
         return to_json(content)
 
 
@@ -52,8 +53,3 @@ def error(status: int, message: str, headers: dict[str, str] | None = None) -> A
 def timestamp(epoch: float) -> str:
     """Write a moment as RFC 3339 in UTC, whole seconds, with a Z."""
     return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def rfc3339(moment: datetime) -> str:
-    """Write an aware moment as RFC 3339 in UTC, whole seconds, with a Z."""
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -27,6 +27,7 @@ class GuardedRoute(APIRoute):
     """
 
     def get_route_handler(self) -> Handler:
+        """Put the question before the framework's own handler."""
         inner = super().get_route_handler()
 
         async def guarded(request: Request) -> Response:

@@ -1,7 +1,7 @@
 """The one table from errors to answers."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,6 +16,7 @@ from moongate.api.answers import error
 STATUSES: tuple[tuple[type[errors.MoongateError], int], ...] = (
     (errors.BadRequest, 400),
     (errors.ScopeInvalid, 400),
+    (errors.LabelInvalid, 400),
     (errors.ScopeDenied, 403),
     (errors.IdentityError, 401),
     (errors.LimitExceeded, 429),
@@ -26,6 +27,8 @@ STATUSES: tuple[tuple[type[errors.MoongateError], int], ...] = (
     (errors.StorageError, 503),
 )
 RETRY_AFTER_S = {429: "1", 503: "2"}
+# A long list of faults tells no more than its beginning.
+NAMED_PROBLEMS = 5
 
 
 def handle_failures(app: FastAPI) -> None:
@@ -35,7 +38,7 @@ def handle_failures(app: FastAPI) -> None:
     app.add_exception_handler(errors.MoongateError, _ours)
 
 
-async def _ours(request: Request, exc: Exception) -> Response:
+async def _ours(_request: Request, exc: Exception) -> Response:
     status = next((status for kind, status in STATUSES if isinstance(exc, kind)), 500)
     if status == 500:
         raise exc
@@ -43,8 +46,8 @@ async def _ours(request: Request, exc: Exception) -> Response:
     return error(status, str(exc), {"Retry-After": retry} if retry else None)
 
 
-async def _http(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, HTTPException)
+async def _http(request: Request, failure: Exception) -> Response:
+    exc = cast(HTTPException, failure)
     if exc.status_code == 404 and exc.detail == "Not Found":
         return error(404, "not found")
     if exc.status_code == 405:
@@ -58,19 +61,28 @@ def _allowed(request: Request) -> list[str]:
     for method in ("GET", "POST", "DELETE"):
         scope = {**request.scope, "method": method}
         if any(route.matches(scope)[0] is Match.FULL for route in request.app.router.routes):
-            methods.add(method)
+            methods.update(("GET", "HEAD") if method == "GET" else (method,))
     return sorted(methods)
 
 
-async def _invalid(request: Request, exc: Exception) -> Response:
-    assert isinstance(exc, RequestValidationError)
-    return error(400, "; ".join(_sentence(problem) for problem in exc.errors()[:5]))
+async def _invalid(_request: Request, exc: Exception) -> Response:
+    problems = cast(RequestValidationError, exc).errors()
+    return error(400, "; ".join(_sentence(problem) for problem in problems[:NAMED_PROBLEMS]))
 
 
 def _sentence(problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "json_invalid":
-        return "the body is not valid JSON"
+    """Say what is wrong and where, without the value: it may be a secret."""
     kind, *path = (str(step) for step in problem["loc"])
     place = ".".join(path) or kind
-    message = str(problem["msg"]).removeprefix("Value error, ")
-    return f"{place}: {message[:1].lower()}{message[1:]}"
+    match problem["type"]:
+        case "json_invalid":
+            return "the body is not valid JSON"
+        case "model_attributes_type":
+            return "the body must be a JSON object (Content-Type: application/json)"
+        case "missing":
+            return f"{place}: is missing"
+        case "string_pattern_mismatch":
+            return f"{place}: has characters that are not allowed there"
+        case _:
+            message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
+            return f"{place}: {message[:1].lower()}{message[1:]}"

@@ -1,5 +1,6 @@
 """What holds for each request of every family: a request id, our name, fixed headers, a bounded body, one log line."""
 
+import asyncio
 import time
 import uuid
 from email.utils import formatdate
@@ -15,6 +16,12 @@ from moongate.api.hosts import ApplicationHosts
 from moongate.telemetry import get_logger
 
 BODY_MAX_BYTES = 8 * 1024 * 1024
+# For each piece of a body.
+BODY_TIMEOUT_S = 30.0
+# What was not read of a body stays unread: the connection cannot go on.
+CLOSE = {"Connection": "close"}
+# A HEAD request for a stream would never end.
+ENDLESS_PATHS = frozenset({"/api/events"})
 FIXED_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"))
 
 log = get_logger("api")
@@ -29,6 +36,7 @@ class Frame:
         self._cors = cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -65,19 +73,29 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, extra: list[tuple[bytes, bytes]]) -> None:
         self.id = uuid.uuid4().hex
         self.scope = {**scope, "state": {**scope.get("state", {}), "request_id": self.id}}
+        if scope["method"] == "HEAD" and scope["path"] not in ENDLESS_PATHS:
+            # Answered as GET is; the server, which keeps its own scope, leaves the body out (RFC 9110 §9.3.2).
+            self.scope["method"] = "GET"
         self.status = 0
         self._receive = receive
         self._send = send
         self._extra = extra
         self._began = time.monotonic()
         self._body_bytes = 0
+        self._has_body = False
 
     async def receive(self) -> Message:
-        """Pass on what the client sends, up to the limit."""
-        message = await self._receive()
+        """Pass on what the client sends, within the limits; after the body only its leaving can come."""
+        if self._has_body:
+            return await self._receive()
+        try:
+            message = await asyncio.wait_for(self._receive(), BODY_TIMEOUT_S)
+        except TimeoutError:
+            raise HTTPException(408, "the body took too long", CLOSE) from None
+        self._has_body = not message.get("more_body", False)
         self._body_bytes += len(message.get("body", b""))
         if self._body_bytes > BODY_MAX_BYTES:
-            raise HTTPException(413, f"the body is larger than {BODY_MAX_BYTES} bytes")
+            raise HTTPException(413, f"the body is larger than {BODY_MAX_BYTES} bytes", CLOSE)
         return message
 
     async def send(self, message: Message) -> None:

@@ -1,31 +1,55 @@
 """What the application is made of; the node puts it together and hands it in by the front door."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
 
-CloseTunnel = Callable[[str, str], Awaitable[bool]]
-"""Closes the tunnel of this id for this reason; tells whether there was one."""
+from moongate.audit.captures import Captures
+from moongate.audit.connections import Connections
+from moongate.audit.events import Events
+from moongate.audit.exchanges import Capture, Headers
+from moongate.audit.history import History
+from moongate.config import Config
+from moongate.edge.routes import Routes, Tunnel
+from moongate.identity.tokens import Tokens
+from moongate.telemetry import Metrics
 
-Resend = Callable[..., Awaitable[Any]]
-"""(tunnel, method, path, headers, body, remote_address) -> the capture of the new exchange."""
+
+class CloseTunnel(Protocol):
+    """Closes an open tunnel and what goes through it."""
+
+    async def __call__(self, tunnel_id: str, reason: str, /) -> bool:
+        """Tell whether there was such a tunnel."""
+
+
+class Resend(Protocol):
+    """Sends a request through a live tunnel, as a visitor from `remote_address`."""
+
+    async def __call__(  # noqa: PLR0917 -- a request is these, in this order
+        self, tunnel: Tunnel, method: str, path: str, headers: Headers, body: bytes, remote_address: str, /
+    ) -> Capture:
+        """Return the exchange once it has ended.
+
+        Raises:
+            ReachError: If no upstream answered.
+            RoutingError: If the tunnel went away, or a limit of it would be passed.
+        """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
     """Everything the application asks; none of it is made here."""
 
-    config: Any
-    tokens: Any
-    history: Any
-    captures: Any
-    connections: Any
-    events: Any
-    routes: Any
-    metrics: Any
+    config: Config
+    tokens: Tokens
+    history: History
+    captures: Captures
+    connections: Connections
+    events: Events
+    routes: Routes
+    metrics: Metrics
     resend: Resend
     close_tunnel: CloseTunnel
     ca_pem: bytes

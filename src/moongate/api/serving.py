@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from fastapi import FastAPI
 from uvicorn.config import Config as UvicornConfig
@@ -13,18 +14,18 @@ from moongate.api.parts import Parts
 from moongate.net.listening import Peer
 
 KEEP_ALIVE_S = 75
-# After the answers are due, how long connections get to write what is in their buffers.
+# Once the answers are given, how long their last bytes may take to leave.
 LAST_BYTES_S = 1.0
+REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
 
-# The framework's own lines repeat what ours say.
-logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-logging.getLogger("uvicorn.access").disabled = True
+# uvicorn would write a line for each scanner that speaks no HTTP; the application writes its own lines.
+SILENT = logging.Logger("silent", logging.CRITICAL + 1)  # noqa: LOG001 -- nobody else may find and wake it
 
 
 class AppServer:
     """Makes a protocol for each accepted connection, and ends them all in the end."""
 
-    def __init__(self, app: FastAPI, *, header_bytes: int = 65536, header_timeout_s: float = 30.0) -> None:
+    def __init__(self, app: FastAPI) -> None:
         self._parts: Parts = app.state.parts
         self._state = ServerState()
         self._config = UvicornConfig(
@@ -42,8 +43,7 @@ class AppServer:
             timeout_keep_alive=KEEP_ALIVE_S,
         )
         self._config.load()
-        self._header_bytes = header_bytes
-        self._header_timeout_s = header_timeout_s
+        self._gone = asyncio.Event()
 
     @property
     def connections(self) -> int:
@@ -52,47 +52,65 @@ class AppServer:
 
     def protocol(self, peer: Peer) -> asyncio.Protocol:
         """Make the protocol for a connection from this peer."""
+        limits = self._parts.config.limits
         return AppProtocol(
-            self._config, self._state, peer, header_bytes=self._header_bytes, header_timeout_s=self._header_timeout_s
+            self._config,
+            self._state,
+            peer,
+            self._gone.set,
+            header_bytes=limits.header_bytes,
+            header_timeout_s=limits.header_timeout_s,
         )
 
     async def drain(self, timeout_s: float) -> None:
-        """Let requests under way be answered, for so long; idle connections close, event streams end at once."""
+        """Let requests under way be answered, for so long; idle connections and event streams end at once."""
         self._parts.stopping.set()
         self._parts.events.close()
         for connection in list(self._state.connections):
             connection.shutdown()
-        if self._state.tasks:
-            await asyncio.wait(set(self._state.tasks), timeout=timeout_s)
-        await self._end_rest()
-
-    async def _end_rest(self) -> None:
+        await self._finish(timeout_s)
         for connection in list(self._state.connections):
             connection.transport.close()
-        tasks = set(self._state.tasks)
-        for task in tasks:
+        for task in list(self._state.tasks):
             task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=LAST_BYTES_S)
-        deadline = asyncio.get_running_loop().time() + LAST_BYTES_S
-        while self._state.connections and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(0.01)
+        await self._finish(LAST_BYTES_S)
         for connection in list(self._state.connections):
             connection.transport.abort()
 
+    async def _finish(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._state.connections or self._state.tasks:
+                    self._gone.clear()
+                    if self._state.tasks:
+                        await asyncio.wait(set(self._state.tasks))
+                    else:
+                        await self._gone.wait()
+        except TimeoutError:
+            pass
+
 
 class HeadTooLarge(Exception):
-    """Somebody sends a head, trailer or chunk extension that does not end."""
+    """Somebody sends a head, or trailers, that do not end."""
 
 
 class AppProtocol(HttpToolsProtocol):
-    """uvicorn's protocol, with the peer that the listener knows, and with bounds on heads it does not have."""
+    """uvicorn's protocol, with the peer that the listener knows, and with the bounds on heads that it lacks."""
 
     def __init__(
-        self, config: UvicornConfig, state: ServerState, peer: Peer, *, header_bytes: int, header_timeout_s: float
+        self,
+        config: UvicornConfig,
+        state: ServerState,
+        peer: Peer,
+        lost: Callable[[], None],
+        *,
+        header_bytes: int,
+        header_timeout_s: float,
     ) -> None:
         super().__init__(config, state, {"peer": peer})
+        self.logger = SILENT
         self._peer = peer
+        self._lost = lost
         self._header_bytes = header_bytes
         self._header_timeout_s = header_timeout_s
         self._head_bytes = 0
@@ -100,6 +118,7 @@ class AppProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin; a connection that sends nothing does not last."""
         super().connection_made(transport)
         # Behind a trusted proxy the socket's own address is the proxy's.
         self.client = (self._peer.address, self._peer.port)
@@ -108,25 +127,30 @@ class AppProtocol(HttpToolsProtocol):
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
         self._disarm()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
+        self._lost()
 
     def data_received(self, data: bytes) -> None:
-        if self.parser is None or self.transport.is_closing():
+        """Parse what arrived, unless the connection has been given up."""
+        if self.transport.is_closing():
             return
         self._unseen_bytes += len(data)
         super().data_received(data)
-        # The parser calls nobody while one endless name, value or chunk extension arrives.
+        # The parser calls nobody while one endless target, value or chunk extension arrives.
         if self._unseen_bytes > self._header_bytes and not self.transport.is_closing():
             self._refuse(431, "request head too large")
 
     def on_message_begin(self) -> None:
+        """Begin to count and to wait for a head."""
         super().on_message_begin()
         self._unseen_bytes = self._head_bytes = 0
         self._arm()
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header, or a trailer: the parser bounds neither."""
         self._unseen_bytes = 0
         self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > self._header_bytes:
@@ -134,22 +158,25 @@ class AppProtocol(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """Hand the request over."""
         self._unseen_bytes = 0
         self._disarm()
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
+        """Take a piece of the body."""
         self._unseen_bytes = 0
         super().on_body(body)
 
-    def send_400_response(self, msg: str) -> None:
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- the framework's words are not ours
+        """Refuse what is not HTTP."""
         if self._head_bytes > self._header_bytes:
             self._refuse(431, "request head too large")
         else:
             self._refuse(400, "malformed HTTP request")
 
     def _unsupported_upgrade_warning(self) -> None:
-        # What follows an upgrade request is not HTTP; the request itself is answered as if it had not asked.
+        # The request is answered as if it had not asked; what follows it may not be HTTP (RFC 9110 §7.8).
         if self.cycle is not None:
             self.cycle.keep_alive = False
 
@@ -168,19 +195,17 @@ class AppProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, message: str) -> None:
         self._disarm()
+        # While an answer is being written, another one would only garble it.
         if self.cycle is None or self.cycle.response_complete:
             self.transport.write(refusal(status, message))
         self.transport.close()
 
 
-REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header Fields Too Large"}
-
-
 def refusal(status: int, message: str) -> bytes:
     """Write the answer to something that never became a request."""
     body = to_json({"error": message})
-    return (
-        b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\nx-content-type-options: nosniff\r\n"
-        b"x-frame-options: DENY\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
-        % (status, REASONS[status], len(body))
-    ) + body
+    head = (
+        b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n"
+        b"x-content-type-options: nosniff\r\nx-frame-options: DENY\r\n\r\n"
+    )
+    return head % (status, REASONS[status], len(body)) + body

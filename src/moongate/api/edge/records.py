@@ -5,15 +5,18 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from moongate.api.answers import Answer, answer_list
+from moongate.api.answers import Answer
 from moongate.api.auth import GuardedRoute, bearer_documented
 from moongate.api.edge.bounds import MAX_OFFSET, Truth, Whole
 from moongate.api.edge.schemas import Connections, History
 from moongate.api.edge.tunnels import BAD_REQUEST, UNAUTHORIZED
 from moongate.api.parts import Made
+from moongate.audit.history import SortBy
 
 PAGE_DEFAULT = 50
 PAGE_MAX = 1000
+
+SORT_KEYS: dict[str, SortBy] = {"duration": "duration", "protocol": "protocol"}
 
 Limit = Annotated[Whole, Query(ge=1, le=PAGE_MAX, description="Page size")]
 Offset = Annotated[Whole, Query(ge=0, le=MAX_OFFSET, description="How many to skip")]
@@ -31,6 +34,7 @@ router = APIRouter(
 
 @router.get("/history", operation_id="getTunnelHistory", response_model=History, summary="Every tunnel that ever was")
 async def get_history(
+    *,
     parts: Made,
     limit: Limit = PAGE_DEFAULT,
     offset: Offset = 0,
@@ -47,7 +51,7 @@ async def get_history(
         protocol=protocol,
         token_id=token_id,
         active=active,
-        sort_by=sort_by if sort_by in ("started", "duration", "protocol") else "started",
+        sort_by=SORT_KEYS.get(sort_by, "started"),
         sort_dir="asc" if sort_dir == "asc" else "desc",
     )
     return Answer({"total": total, "entries": entries})

@@ -13,7 +13,7 @@ from moongate.api.answers import Answer
 from moongate.api.auth import GuardedRoute, bearer_documented
 from moongate.api.edge.bounds import Truth
 from moongate.api.edge.diffs import compare
-from moongate.api.edge.schemas import Error, ReplayedRequest, ReplayEdit
+from moongate.api.edge.schemas import Error, ReplayEdit, ReplayedRequest
 from moongate.api.edge.tunnels import BAD_REQUEST, NOT_FOUND, UNAUTHORIZED, TunnelId
 from moongate.api.parts import Made, Parts
 from moongate.audit.exchanges import Capture, Headers, Resendable
@@ -21,8 +21,18 @@ from moongate.audit.ids import id_text
 
 # What frames and routes a message is decided by the edge when it sends.
 NOT_EDITABLE = frozenset(
-    ("connection", "content-length", "expect", "host", "keep-alive", "proxy-connection")
-    + ("te", "trailer", "transfer-encoding", "upgrade")
+    [
+        "connection",
+        "content-length",
+        "expect",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ]
 )
 
 router = APIRouter(
@@ -59,19 +69,20 @@ class Outgoing:
     summary="Show a recorded request, or send it again",
 )
 async def replay_request(
+    *,
     request: Request,
     parts: Made,
-    id: TunnelId,
+    tunnel_id: TunnelId,
     request_id: Annotated[str, Path(description="Captured request UUID")],
     send: Annotated[Truth, Query(description="Really send it through the live tunnel")] = False,
     edit: Annotated[ReplayEdit | None, Body()] = None,
 ) -> Response:
     """Answer the recorded request; with `send=true` send it again, edited if wanted, and compare the answers."""
-    recorded = await _recorded(parts, id, request_id)
+    recorded = await _recorded(parts, tunnel_id, request_id)
     if not send:
         return Answer(recorded.public())
     outgoing = _outgoing(recorded, edit or ReplayEdit())
-    tunnel = parts.routes.tunnel(id)
+    tunnel = parts.routes.tunnel(tunnel_id)
     if tunnel is None or tunnel.session is None:
         raise HTTPException(409, "tunnel is offline")
     new = await parts.resend(tunnel, outgoing.method, outgoing.path, outgoing.headers, outgoing.body, _address(request))

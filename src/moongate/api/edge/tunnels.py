@@ -10,6 +10,9 @@ from moongate.api.auth import GuardedRoute, bearer_documented
 from moongate.api.edge.bounds import Whole
 from moongate.api.edge.schemas import CapturedRequest, Error, Tunnel
 from moongate.api.parts import Made
+from moongate.audit.ids import parse_id
+from moongate.edge.routes import AgentSession
+from moongate.edge.routes import Tunnel as OpenTunnel
 
 REQUESTS_DEFAULT = 50
 REQUESTS_MAX = 10_000
@@ -18,7 +21,7 @@ UNAUTHORIZED: dict[int | str, dict[str, Any]] = {401: {"model": Error, "descript
 BAD_REQUEST: dict[int | str, dict[str, Any]] = {400: {"model": Error, "description": "A malformed parameter or body"}}
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Error, "description": "There is no such thing"}}
 
-TunnelId = Annotated[str, Path(description="Tunnel UUID")]
+TunnelId = Annotated[str, Path(alias="id", description="Tunnel UUID")]
 
 router = APIRouter(
     prefix="/api/tunnels",
@@ -29,12 +32,11 @@ router = APIRouter(
 )
 
 
-def shown(tunnel: Any) -> dict[str, Any]:
+def shown(tunnel: OpenTunnel, session: AgentSession) -> dict[str, Any]:
     """Return the public form of an open tunnel.
 
     A TCP tunnel's `public_url` names no host, because the published API shows it so; `public_host` does.
     """
-    session = tunnel.session
     is_tcp = tunnel.kind == "tcp"
     host, port = public_place(tunnel)
     return {
@@ -54,7 +56,7 @@ def shown(tunnel: Any) -> dict[str, Any]:
     }
 
 
-def public_place(tunnel: Any) -> tuple[str, int | None]:
+def public_place(tunnel: OpenTunnel) -> tuple[str, int | None]:
     """Return the host and port that a visitor of the tunnel dials."""
     authority = tunnel.public_url.partition("://")[2].partition("/")[0]
     host, _, port = authority.rpartition(":")
@@ -66,24 +68,23 @@ def public_place(tunnel: Any) -> tuple[str, int | None]:
 @router.get("", operation_id="listTunnels", response_model=list[Tunnel], summary="All open tunnels")
 async def list_tunnels(parts: Made) -> Response:
     """List what is open, the oldest first."""
-    opened = [tunnel for tunnel in parts.routes.tunnels() if tunnel.session is not None]
-    opened.sort(key=lambda tunnel: (tunnel.opened_at, tunnel.id))
-    return answer_list([shown(tunnel) for tunnel in opened])
+    opened = sorted(parts.routes.tunnels(), key=lambda tunnel: (tunnel.opened_at, tunnel.id))
+    return answer_list([shown(tunnel, tunnel.session) for tunnel in opened if tunnel.session is not None])
 
 
 @router.get("/{id}", operation_id="getTunnel", response_model=Tunnel, responses=NOT_FOUND, summary="One open tunnel")
-async def get_tunnel(parts: Made, id: TunnelId) -> Response:
+async def get_tunnel(parts: Made, tunnel_id: TunnelId) -> Response:
     """Show one tunnel; an id that is no UUID is simply not found."""
-    tunnel = parts.routes.tunnel(id)
+    tunnel = parts.routes.tunnel(tunnel_id)
     if tunnel is None or tunnel.session is None:
         raise HTTPException(404, "tunnel not found")
-    return Answer(shown(tunnel))
+    return Answer(shown(tunnel, tunnel.session))
 
 
 @router.delete("/{id}", operation_id="closeTunnel", status_code=204, responses=NOT_FOUND, summary="Close a tunnel")
-async def close_tunnel(parts: Made, id: TunnelId) -> Response:
+async def close_tunnel(parts: Made, tunnel_id: TunnelId) -> Response:
     """Close a tunnel, whatever goes through it, and free its name or port; the agent stays connected."""
-    if not await parts.close_tunnel(id, "closed by the API"):
+    if not await parts.close_tunnel(tunnel_id, "closed by the API"):
         raise HTTPException(404, "invalid tunnel id")
     return Response(status_code=204)
 
@@ -96,7 +97,9 @@ async def close_tunnel(parts: Made, id: TunnelId) -> Response:
     summary="The last requests of a tunnel, newest first",
 )
 async def tunnel_requests(
-    parts: Made, id: TunnelId, limit: Annotated[Whole, Query(ge=1, le=REQUESTS_MAX)] = REQUESTS_DEFAULT
+    parts: Made, tunnel_id: TunnelId, limit: Annotated[Whole, Query(ge=1, le=REQUESTS_MAX)] = REQUESTS_DEFAULT
 ) -> Response:
     """List what was captured, of a closed tunnel too; of one that never was, nothing."""
-    return answer_list(await parts.captures.requests(id, limit))
+    if parse_id(tunnel_id) is None:
+        return Answer([])
+    return answer_list(await parts.captures.requests(tunnel_id, limit))

@@ -1,12 +1,13 @@
 """Recorded HTTP exchanges: the newest of each tunnel in memory, written behind to the database."""
 
 import asyncio
+import time
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import bindparam, delete, or_, select
 
 from moongate.audit.exchanges import Capture, Resendable, from_row, to_row
 from moongate.audit.ids import Ids, id_text, parse_id
@@ -14,6 +15,7 @@ from moongate.audit.sealing import Sealer
 from moongate.config import Capture as CaptureSettings
 from moongate.storage.database import CHUNK_ROWS, Database, Row
 from moongate.storage.schema import captured_requests
+from moongate.storage.times import to_micros
 from moongate.storage.writing import WriteBehind
 
 __all__ = ["Capture", "Captures", "Resendable", "StoredCapture"]
@@ -21,6 +23,10 @@ __all__ = ["Capture", "Captures", "Resendable", "StoredCapture"]
 FLUSH_INTERVAL_S = 1.0
 # Over all tunnels; the rings of the quietest give way first, and the database answers for them.
 RECORDS_MAX = 20_000
+# In the database, over all tunnels that ever were; each one's own rows end with its ring's length.
+STORED_MAX = 100_000
+STORED_S_MAX = 30 * 86_400
+_RETENTION_INTERVAL_S = 3600.0
 _ROWS_A_TURN = 50
 
 # What `get` returns: a capture, from the ring or from the database alike.
@@ -45,8 +51,18 @@ class _Ring:
 class Captures:
     """Takes captures from the data path without waiting, and answers for them afterwards."""
 
-    def __init__(self, db: Database, settings: CaptureSettings, sealer: Sealer) -> None:
+    def __init__(
+        self,
+        db: Database,
+        settings: CaptureSettings,
+        sealer: Sealer,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._db = db
+        self._clock = clock
+        self._monotonic = monotonic
+        self._next_retention = monotonic()
         self._sealer = sealer
         self._ids = Ids()
         self.new_id = self._ids.next
@@ -180,6 +196,7 @@ class Captures:
     async def _flush(self) -> None:
         dirty, self._dirty = self._dirty, []
         waiting: list[tuple[_Ring, Capture]] = []
+        dirty = [ring for ring in dirty if self._rings.get(ring.tunnel_id) is ring]
         for ring in dirty:
             ring.dirty = False
             self._rings.move_to_end(ring.tunnel_id)
@@ -193,6 +210,9 @@ class Captures:
             self._keep(dirty)
             raise
         self._shrink(dirty)
+        if self._monotonic() >= self._next_retention:
+            await self._retain()
+            self._next_retention = self._monotonic() + _RETENTION_INTERVAL_S
 
     async def _write(self, chunk: Sequence[tuple[_Ring, Capture]]) -> None:
         rows: list[Row] = []
@@ -233,6 +253,15 @@ class Captures:
         for ring in overgrown:
             ring.since_trim = 0
 
+    async def _retain(self) -> None:
+        """Delete what is too old, and what is too much over all tunnels."""
+        columns = captured_requests.c
+        newest = select(columns.sequence).order_by(columns.sequence.desc())
+        too_much = columns.sequence <= newest.offset(STORED_MAX).limit(1).scalar_subquery()
+        too_old = columns.started_at < to_micros(self._clock() - STORED_S_MAX)
+        async with self._db.begin() as conn:
+            await conn.execute(delete(captured_requests).where(or_(too_much, too_old)))
+
     def _shrink(self, rings: Sequence[_Ring]) -> None:
         for ring in rings:
             if ring.gone and not ring.unwritten:
@@ -240,7 +269,7 @@ class Captures:
         for ring in list(self._rings.values()):
             if self._records <= RECORDS_MAX:
                 return
-            if not ring.unwritten:
+            if not ring.unwritten and not ring.dirty:
                 self._drop(ring)
 
     def _drop(self, ring: _Ring) -> None:

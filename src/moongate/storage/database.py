@@ -17,7 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from moongate.errors import ConfigurationError, StorageError
 from moongate.storage.migrating import migrate
 
-CHUNK_ROWS = 500
+# One statement's worth: binding more would hold the loop for longer than a few milliseconds.
+CHUNK_ROWS = 250
 BUSY_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
 POOL_CONNECTIONS = 4

@@ -3,11 +3,12 @@
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 import pytest
 import structlog
+import uvloop
 from hypothesis import HealthCheck, settings
 
 import testbed
@@ -16,6 +17,23 @@ import testbed
 settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("ci", parent=settings.get_profile("default"), derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") == "true" else "default")
+
+
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+# What talks over real sockets runs on the loop that a node runs on.
+ON_UVLOOP = {"integration", "peers", "compat"}
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config, item: pytest.Item
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Choose the loop by the test's folder; `pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])` runs on both."""
+    marker = item.get_closest_marker("asyncio")
+    if marker is not None and "loop_factories" in marker.kwargs:
+        return LOOPS
+    folder = item.path.relative_to(Path(__file__).parent).parts[0]
+    name = "uvloop" if folder in ON_UVLOOP else "asyncio"
+    return {name: LOOPS[name]}
 
 
 @pytest.fixture

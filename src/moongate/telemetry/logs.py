@@ -65,7 +65,7 @@ def _adopt_standard_logging(threshold: int, shared: list[Processor], ending: lis
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[_name_source, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
         )
     )
@@ -74,6 +74,11 @@ def _adopt_standard_logging(threshold: int, shared: list[Processor], ending: lis
     root.setLevel(threshold)
     for name in CHATTY:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+
+
+def _name_source(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event["source"] = event["_record"].name
+    return event
 
 
 def drop_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

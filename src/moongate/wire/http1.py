@@ -308,12 +308,26 @@ def upstream_head(
     return b"%b %b HTTP/1.1\r\n%b" % (method, facts.target, b"".join(lines))
 
 
+def body_head(facts: RequestFacts) -> bytes:
+    """Write a head that makes a fresh parser read the body that `facts` announce, and nothing else.
+
+    httptools takes whatever follows a head with `Connection: upgrade` for the new protocol's,
+    also a body, and also when the upgrade is ignored (Java's client asks for h2c with every
+    POST). Read on like that, a body would be taken for the next request.
+    """
+    if facts.chunked:
+        return b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (facts.content_length or 0)
+
+
 def response_framing(method: bytes, status: int, headers: Headers, version: str = "1.1") -> Framing:
     """Return how an answer's body is delimited: a length, CHUNKED, UNTIL_EOF or NO_BODY (RFC 9112 §6.3).
 
     Raises:
         ProtocolError: If the head contradicts itself, so that two readers could cut it differently.
     """
+    if version not in ("1.1", "1.0"):
+        raise ProtocolError(f"the upstream answered in http version {version}")
     found = _gather(headers)
     length = _one_length(found[_LENGTH]) if _LENGTH in found else None
     if _CODING in found:

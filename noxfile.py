@@ -41,7 +41,7 @@ def layers(session: nox.Session) -> None:
 @nox.session
 def audit(session: nox.Session) -> None:
     pytest(session, "tests/unit/test_floors.py", "-q")
-    session.run(PYTHON, "scripts/audit.py", external=True)
+    session.run(PYTHON, "scripts/audit", external=True)
 
 
 @nox.session

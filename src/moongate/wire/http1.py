@@ -422,8 +422,8 @@ def last_chunk(trailers: Headers) -> bytes:
         raise ProtocolError("a trailer field holds control bytes")
     parts = [b"0\r\n"]
     for name, value in trailers:
-        kind = _kind_of(name)
-        if kind is None:
+        kind = _KINDS[name]
+        if kind == _NOT_A_TOKEN:
             raise ProtocolError("a trailer field's name is not a token")
         if kind == _PLAIN and name.lower() not in _NEVER_TRAILING:
             parts += (name, b": ", value, b"\r\n")

@@ -1,0 +1,1 @@
+"""The benchmarks themselves, one module for each of the promises they measure."""

@@ -2,9 +2,11 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from moongate.cli.outcome import report
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 FRAMES_PER_S = 4
+# What is said behind the panel and printed after it.
+LATER_KEPT = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,9 @@ class Output:
 
     def request(self, request: RequestView) -> None:
         """A visitor's request was answered."""
+
+    def upstream_failed(self, message: str) -> None:
+        """A visitor came, and the local service could not be reached."""
 
     def failed(self, code: str, message: str, hint: str = "") -> None:
         """Something was refused or failed."""
@@ -89,6 +96,10 @@ class JsonLines(Output):
             "request", {**members, "duration_ms": round(request.duration_s * 1000, 3), "tunnel": request.tunnel}
         )
 
+    def upstream_failed(self, message: str) -> None:
+        """Report that the local service is not there."""
+        self._print("upstream_failed", {"message": message})
+
     def failed(self, code: str, message: str, hint: str = "") -> None:
         """Report an error."""
         report(code, message, hint, as_json=True)
@@ -124,6 +135,10 @@ class Lines(Output):
         took = human_duration(request.duration_s)
         self._say(f"{clock}  {request.method} {request.path}  {request.status}  {took}", self._out)
 
+    def upstream_failed(self, message: str) -> None:
+        """Say that the local service is not there."""
+        self._say(f"upstream: {message}", self._err)
+
     def failed(self, code: str, message: str, hint: str = "") -> None:
         """Print an error as one line, and its hint."""
         report(code, message, hint, as_json=False, stream=self._err)
@@ -133,15 +148,16 @@ class Lines(Output):
 
 
 class Panel(Lines):
-    """Lines until every tunnel is ready, then a live panel on the terminal's other screen.
+    """Lines until every tunnel has been told, then a live panel on the terminal's other screen.
 
-    The lines stay on the first screen, so the URLs are still there afterwards.
+    The lines stay on the first screen, so the URLs are still there afterwards, with
+    what went wrong meanwhile.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._live: Live | None = None
-        self._late: list[str] = []
+        self._later: deque[Callable[[], None]] = deque(maxlen=LATER_KEPT)
 
     def all_ready(self, look: Callable[[], View]) -> None:
         """Put up the panel; `look` says what to show, several times a second."""
@@ -164,13 +180,31 @@ class Panel(Lines):
         )
         self._live.start(refresh=True)
 
+    def tunnel_ready(self, ready: Ready) -> None:
+        """Print the public URL, now or when the panel is gone."""
+        self._when_visible(partial(super().tunnel_ready, ready))
+
+    def connected_again(self, node: str) -> None:
+        """Leave it to the panel's state, if there is one."""
+        if self._live is None:
+            super().connected_again(node)
+
+    def reconnecting(self, attempt: int, reason: str, delay_s: float) -> None:
+        """Leave it to the panel's state, if there is one."""
+        if self._live is None:
+            super().reconnecting(attempt, reason, delay_s)
+
     def request(self, request: RequestView) -> None:
         """Nothing: the panel has its own list."""
 
+    def upstream_failed(self, message: str) -> None:
+        """Leave it to the panel's lamp, if there is one."""
+        if self._live is None:
+            super().upstream_failed(message)
+
     def failed(self, code: str, message: str, hint: str = "") -> None:
         """Print an error where it can still be read after the panel is gone."""
-        self.close()
-        super().failed(code, message, hint)
+        self._when_visible(partial(super().failed, code, message, hint))
 
     def close(self) -> None:
         """Give the terminal back as it was, with what was said meanwhile."""
@@ -178,12 +212,11 @@ class Panel(Lines):
         if live is not None:
             with suppress(OSError):
                 live.stop()
-        for line in self._late:
-            print(line, file=self._out, flush=True)
-        self._late.clear()
+        while self._later:
+            self._later.popleft()()
 
-    def _say(self, text: str, stream: TextIO) -> None:
+    def _when_visible(self, say: Callable[[], None]) -> None:
         if self._live is None:
-            super()._say(text, stream)
-        elif stream is self._out:
-            self._late.append(neutralise(text))
+            say()
+        else:
+            self._later.append(say)

@@ -138,23 +138,39 @@ class Listener:
         self._handshakes.start(f"handshake with {peer.text}", self._secure(sniffer, hello, peer))
 
     async def _secure(self, sniffer: "_Sniffer", hello: ClientHello, peer: Peer) -> None:
+        pending = _Pending()
         try:
-            await self._shake_hands(sniffer, hello, peer)
+            secured, chosen = await self._shake_hands(sniffer, hello, peer, pending)
         except OSError as failure:
             self.counts.handshakes_failed += 1
-            log.debug("a TLS handshake failed", peer=peer.text, server_name=hello.server_name, reason=str(failure))
+            reason = str(failure) or type(failure).__name__
+            log.debug("a TLS handshake failed", peer=peer.text, server_name=hello.server_name, reason=reason)
             sniffer.abort()
+            return
         except BaseException:
             # Cancelled, or a mistake of ours, which the set of tasks reports.
             sniffer.abort()
             raise
+        sniffer.settle()
+        try:
+            protocol = self.http(replace(peer, tls=True, server_name=hello.server_name, alpn=chosen))
+            pending.give_way(secured, protocol)
+        except Exception:
+            secured.abort()
+            raise
 
-    async def _shake_hands(self, sniffer: "_Sniffer", hello: ClientHello, peer: Peer) -> None:
+    async def _shake_hands(
+        self, sniffer: "_Sniffer", hello: ClientHello, peer: Peer, pending: "_Pending"
+    ) -> tuple[asyncio.Transport, str | None]:
+        """Return the transport inside TLS, and the application protocol that was chosen.
+
+        Raises:
+            OSError: If the peer broke the handshake off, or broke its rules.
+        """
         context = self._certificates.context_for(
             hello.server_name, own=OWN_AUTHORITY_ALPN in hello.alpn, local_address=peer.local_address
         )
         loop = asyncio.get_running_loop()
-        pending = _Pending()
         # start_tls runs up to its first wait at once, and by then the TLS protocol owns the transport. This callback is
         # queued before that protocol's connection_made and before reading resumes, so that the bytes we have already
         # read come first whatever the peer sends next.
@@ -172,9 +188,7 @@ class Listener:
         tls = secured.get_extra_info("ssl_object") if secured is not None else None
         if secured is None or tls is None or pending.lost:
             raise ConnectionResetError("the peer left during the handshake")
-        sniffer.settle()
-        chosen = tls.selected_alpn_protocol()
-        pending.give_way(secured, self.http(replace(peer, tls=True, server_name=hello.server_name, alpn=chosen)))
+        return secured, tls.selected_alpn_protocol()
 
 
 class _Sniffer(asyncio.Protocol):

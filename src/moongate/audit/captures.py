@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any
 
-from sqlalchemy import bindparam, delete, or_, select
+from sqlalchemy import bindparam, delete, select
 
 from moongate.audit.exchanges import Capture, Resendable, from_row, to_row
 from moongate.audit.ids import Ids, id_text, parse_id
@@ -15,7 +15,6 @@ from moongate.audit.sealing import Sealer
 from moongate.config import Capture as CaptureSettings
 from moongate.storage.database import CHUNK_ROWS, Database, Row
 from moongate.storage.schema import captured_requests
-from moongate.storage.times import to_micros
 from moongate.storage.writing import WriteBehind
 
 __all__ = ["Capture", "Captures", "Resendable", "StoredCapture"]
@@ -25,7 +24,6 @@ FLUSH_INTERVAL_S = 1.0
 RECORDS_MAX = 20_000
 # In the database, over all tunnels that ever were; each one's own rows end with its ring's length.
 STORED_MAX = 100_000
-STORED_S_MAX = 30 * 86_400
 _RETENTION_INTERVAL_S = 3600.0
 _ROWS_A_TURN = 50
 
@@ -56,11 +54,9 @@ class Captures:
         db: Database,
         settings: CaptureSettings,
         sealer: Sealer,
-        clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._db = db
-        self._clock = clock
         self._monotonic = monotonic
         self._next_retention = monotonic()
         self._sealer = sealer
@@ -254,13 +250,11 @@ class Captures:
             ring.since_trim = 0
 
     async def _retain(self) -> None:
-        """Delete what is too old, and what is too much over all tunnels."""
-        columns = captured_requests.c
-        newest = select(columns.sequence).order_by(columns.sequence.desc())
-        too_much = columns.sequence <= newest.offset(STORED_MAX).limit(1).scalar_subquery()
-        too_old = columns.started_at < to_micros(self._clock() - STORED_S_MAX)
+        # By number and not by age: a clock that jumps must not delete anything.
+        sequence = captured_requests.c.sequence
+        newest = select(sequence).order_by(sequence.desc()).offset(STORED_MAX).limit(1).scalar_subquery()
         async with self._db.begin() as conn:
-            await conn.execute(delete(captured_requests).where(or_(too_much, too_old)))
+            await conn.execute(delete(captured_requests).where(sequence <= newest))
 
     def _shrink(self, rings: Sequence[_Ring]) -> None:
         for ring in rings:

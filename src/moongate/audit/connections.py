@@ -90,7 +90,7 @@ class ConnectionRecord:
         "user_agent",
     )
 
-    def __init__(  # noqa: PLR0917 -- built by `Connections.open` alone
+    def __init__(
         self,
         id: bytes,  # noqa: A002 -- the field's name in the API
         type: ConnectionType,  # noqa: A002 -- the field's name in the API

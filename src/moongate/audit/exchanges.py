@@ -51,7 +51,7 @@ class Capture:
         "tunnel_id",
     )
 
-    def __init__(  # noqa: PLR0917 -- built once for each request; names would cost time there
+    def __init__(
         self,
         id: bytes,  # noqa: A002 -- the field's name in the API
         tunnel_id: str,

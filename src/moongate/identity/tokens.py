@@ -271,7 +271,7 @@ class Tokens:
 
 def token_hash(raw: str) -> str:
     """Return the hash a token is kept as: SHA-256 of its text, in lower-case hexadecimal."""
-    return sha256(raw.encode("utf-8", "surrogateescape")).hexdigest()
+    return sha256(raw.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _listing() -> Select[Any]:

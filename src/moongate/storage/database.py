@@ -194,15 +194,21 @@ def _begin_sqlite(conn: Connection) -> None:
 async def _translated() -> AsyncIterator[None]:
     try:
         yield
-    except (IntegrityError, DataError) as error:
-        raise RowRefused(f"the database refused a row: {_reason(error)}") from error
-    except DriverError as error:
-        raise StorageError(f"the database failed: {_reason(error)}") from error
-    except StatementError as error:
-        # A value that cannot even be bound, such as an integer over 64 bits.
-        raise RowRefused(f"a row cannot be written: {_reason(error)}") from error
+    except (DriverError, StatementError, OverflowError) as error:
+        family = RowRefused if _is_about_the_row(error) else StorageError
+        raise family(f"the database failed: {_reason(error)}") from error
     except (SQLAlchemyError, OSError, TimeoutError) as error:
         raise StorageError(f"the database failed: {_reason(error)}") from error
+
+
+def _is_about_the_row(error: Exception) -> bool:
+    """Tell a value that can never be written from a database that fails just now."""
+    if not isinstance(error, DriverError):
+        return True  # it could not even be bound
+    # SQLSTATE classes 22 (data exception) and 23 (constraint violation); asyncpg raises ValueErrors of its own before.
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    caused = getattr(error.orig, "__cause__", None)
+    return isinstance(error, IntegrityError | DataError) or state[:2] in {"22", "23"} or isinstance(caused, ValueError)
 
 
 def _reason(error: BaseException) -> str:

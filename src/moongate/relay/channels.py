@@ -345,6 +345,11 @@ class Lane:
         self.idle_since = 0.0
 
     def frame(self, link: Link, kind: int, number: int, payload: Payload) -> None:
+        if kind == tunnel.CONTROL and not self._mux.is_node:
+            # The node's answer to our hello; a MOVE on the shared link may have overtaken it.
+            if tunnel.parse_control(payload)["type"] != "welcome":
+                link.fail("the node refused the lane")
+            return
         if kind not in (tunnel.DATA, tunnel.EOF):
             raise ProtocolError(f"frame of kind {kind} on a lane")
         channel = self._mux.channels.get(number)
@@ -409,6 +414,7 @@ class Mux:
         "link",
         "owner",
         "peer_round_trip_s",
+        "probed_at",
         "proven_at",
         "round_trip_s",
     )
@@ -429,7 +435,8 @@ class Mux:
         self._ping_sent_at = 0.0
         self.proven_at: float | None = None  # when the last PONG came, on the loop's clock
         self.round_trip_s: float | None = None
-        self.peer_round_trip_s: float | None = None
+        self.probed_at: float | None = None  # when the peer's last PING came, and
+        self.peer_round_trip_s: float | None = None  # the round trip that it had measured by then
 
     # -- channels
 
@@ -520,7 +527,8 @@ class Mux:
             self.owner.control(tunnel.parse_control(payload))
         elif kind == tunnel.PING:
             opaque, round_trip_us = tunnel.parse_ping(payload)
-            self.peer_round_trip_s = round_trip_us / 1e6 if round_trip_us else None
+            self.probed_at = self._loop.time()
+            self.peer_round_trip_s = round_trip_us / 1e6 if round_trip_us else self.peer_round_trip_s
             self.link.send(tunnel.serialize(tunnel.PONG, 0, opaque.to_bytes(8, "big")))
         elif kind == tunnel.PONG:
             self._ponged(int.from_bytes(payload, "big"))
@@ -534,9 +542,12 @@ class Mux:
 
     def _ponged(self, opaque: int) -> None:
         if opaque == self._ping_opaque:
+            first = self.proven_at is None
             self.proven_at = self._loop.time()
             # At least a microsecond: zero means "none yet" on the wire.
             self.round_trip_s = max(self.proven_at - self._ping_sent_at, 1e-6)
+            if first and self.is_node:
+                self.ping()  # carries the round trip to the agent at once: its proof that we reach it
 
     def is_silent(self, now: float) -> bool:
         return now - self.link.heard_at > SILENCE_LIMIT_S

@@ -14,7 +14,7 @@ class Half(asyncio.Protocol):
     and the opposite direction keeps flowing.
     """
 
-    __slots__ = ("_eof_received", "_eof_written", "bytes_received", "lost", "other", "transport")
+    __slots__ = ("_eof_received", "_eof_written", "bytes_received", "lost", "other", "reset", "transport")
 
     def __init__(self) -> None:
         self.transport: Any = None
@@ -23,6 +23,7 @@ class Half(asyncio.Protocol):
         self._eof_received = False
         self._eof_written = False
         self.lost = False
+        self.reset: str | None = None  # why the connection ended, if not in order
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -67,6 +68,8 @@ class Half(asyncio.Protocol):
         if self.lost:
             return
         self.lost = True
+        if exc is not None:
+            self.reset = str(exc) or type(exc).__name__
         other = self.other
         if other is not None and not other.lost and other.transport is not None:
             if exc is not None:

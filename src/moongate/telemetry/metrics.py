@@ -31,6 +31,7 @@ class Metrics:
         self.registry = CollectorRegistry(auto_describe=False)
         # By the first digit of the status; 0 is an exchange that got no answer.
         self.responses = [0] * 6
+        self.own_answers: dict[int, int] = {}
         self.latency = [0] * (len(LATENCY_BOUNDS_S) + 1)
         self.latency_sum_s = 0.0
         self.bytes_in = 0
@@ -48,6 +49,10 @@ class Metrics:
         self.responses[status // 100 if status < 600 else 0] += 1
         self.latency[bisect_left(LATENCY_BOUNDS_S, duration_s)] += 1
         self.latency_sum_s += duration_s
+
+    def answered_here(self, status: int) -> None:
+        """Count one answer that the edge gave instead of an upstream."""
+        self.own_answers[status] = self.own_answers.get(status, 0) + 1
 
     def register(self, collector: Collector) -> None:
         """Add numbers that another part keeps itself."""
@@ -69,6 +74,7 @@ class Metrics:
         """Return the samples of this moment."""
         yield self._responses()
         yield self._latency()
+        yield self._own_answers()
         for name, text, value in (
             ("moongate_visitor_bytes_in_total", "Bytes from visitors to upstreams.", self.bytes_in),
             ("moongate_visitor_bytes_out_total", "Bytes from upstreams to visitors.", self.bytes_out),
@@ -85,6 +91,12 @@ class Metrics:
         family = CounterMetricFamily("moongate_http_responses_total", "Answers to visitors.", labels=["status"])
         for digit, count in enumerate(self.responses):
             family.add_metric([f"{digit}xx" if digit else "none"], count)
+        return family
+
+    def _own_answers(self) -> Metric:
+        family = CounterMetricFamily("moongate_edge_answers_total", "The edge's own answers.", labels=["status"])
+        for status, count in sorted(self.own_answers.items()):
+            family.add_metric([str(status)], count)
         return family
 
     def _latency(self) -> Metric:

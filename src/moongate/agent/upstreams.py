@@ -1,0 +1,204 @@
+"""Answering a visitor: dial the upstream, then join it to the channel."""
+
+import asyncio
+import ssl
+import time
+from collections.abc import Callable
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final
+
+from moongate.agent.routes import Route
+from moongate.errors import ReachError, UpstreamRefused, UpstreamTimeout, UpstreamUnresolved
+from moongate.net.dialing import dial_tcp
+from moongate.relay.channels import Channel
+from moongate.relay.pump import WRITE_HIGH_WATER, Half, join
+from moongate.wire import tunnel as wire
+from moongate.wire.hello import serialize_proxy_v1, serialize_proxy_v2
+
+DIAL_TIMEOUT_S: Final = 10.0
+
+_CODES: Final[tuple[tuple[type[ReachError], int], ...]] = (
+    (UpstreamTimeout, wire.UPSTREAM_TIMEOUT),
+    (UpstreamUnresolved, wire.UPSTREAM_UNRESOLVED),
+    (UpstreamRefused, wire.UPSTREAM_REFUSED),
+)
+
+SiteMaker = Callable[[Path], asyncio.Protocol]
+"""Makes the protocol that serves a directory over HTTP/1.1 to one visitor."""
+
+
+class ChannelEnd(Half):
+    """The channel's side of a pair; keeps what the visitor says until the upstream is there (bounded by the credit)."""
+
+    __slots__ = ("_waiting", "on_lost")
+
+    def __init__(self, on_lost: Callable[[], None]) -> None:
+        super().__init__()
+        self._waiting: list[bytes] | None = []
+        self.on_lost = on_lost
+
+    def data_received(self, data: bytes) -> None:
+        if self._waiting is None:
+            super().data_received(data)
+        else:
+            self.bytes_received += len(data)
+            self._waiting.append(data)
+
+    def attach(self, upstream: Half, greeting: bytes) -> None:
+        """The upstream is connected: greet it and hand over what waited."""
+        waiting, self._waiting = self._waiting or [], None
+        join(self, upstream)
+        if greeting:
+            waiting.insert(0, greeting)
+        if waiting:
+            upstream.transport.write(b"".join(waiting))
+        if self._eof_received:
+            upstream.end_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._waiting = None
+        self.on_lost()
+
+
+class UpstreamDialer:
+    """Reaches one route's upstream, again and again, and remembers how that went."""
+
+    def __init__(self, route: Route, sites: SiteMaker | None) -> None:
+        self.route = route
+        self.open = 0  # channels now
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.proven_at: float | None = None
+        self.round_trip_s: float | None = None
+        self.failure = ""
+        self._sites = sites
+        self._tls = _tls_of(route)
+        # The address that answered last; the name is resolved again when it does not.
+        self._known: str | None = None
+        self._dials: dict[Channel, asyncio.Task[None]] = {}
+
+    def answer(self, channel: Channel, on_failure: Callable[[str], None]) -> None:
+        """Serve the visitor at the other end of a channel."""
+        self.open += 1
+        if self.route.upstream.directory is not None and self._sites is not None:
+            self._serve_directory(channel, self.route.upstream.directory)
+            return
+        end = ChannelEnd(lambda: self._ended(channel, end))
+        channel.set_protocol(end)
+        end.connection_made(channel)
+        self._dials[channel] = asyncio.get_running_loop().create_task(self._connect(channel, end, on_failure))
+
+    def _serve_directory(self, channel: Channel, directory: Path) -> None:
+        assert self._sites is not None
+        site = _Counted(self._sites(directory), self)
+        channel.set_protocol(site)
+        site.connection_made(channel)
+        self._prove(0.0)
+
+    async def _connect(self, channel: Channel, end: ChannelEnd, on_failure: Callable[[str], None]) -> None:
+        try:
+            transport, upstream = await self._dial()
+        except ReachError as error:
+            self.failure = error.message
+            code = next((code for kind, code in _CODES if isinstance(error, kind)), wire.UPSTREAM_REFUSED)
+            channel.reset(code, error.message)
+            on_failure(error.message)
+            return
+        finally:
+            self._dials.pop(channel, None)
+        if end.lost:
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        end.attach(upstream, self._greeting(channel, transport))
+
+    async def _dial(self) -> tuple[asyncio.Transport, Half]:
+        began = time.monotonic()
+        upstream = self.route.upstream
+        if self._known is not None:
+            try:
+                made = await dial_tcp(
+                    self._known, upstream.port, Half, timeout_s=DIAL_TIMEOUT_S, tls=self._tls, server_hostname=upstream.host
+                )
+            except UpstreamRefused:
+                self._known = None
+            else:
+                self._prove(time.monotonic() - began)
+                return made
+        made = await dial_tcp(upstream.host, upstream.port, Half, timeout_s=DIAL_TIMEOUT_S, tls=self._tls)
+        peer = made[0].get_extra_info("peername")
+        self._known = peer[0] if peer else None
+        self._prove(time.monotonic() - began)
+        return made
+
+    def _greeting(self, channel: Channel, transport: asyncio.Transport) -> bytes:
+        version = self.route.proxy_protocol
+        visitor = channel.get_extra_info("peername")
+        local = transport.get_extra_info("peername")
+        if not version or not visitor or not local:
+            return b""
+        serialize = serialize_proxy_v1 if version == "v1" else serialize_proxy_v2
+        return serialize((visitor[0], visitor[1]), (local[0], local[1]))
+
+    async def probe(self) -> None:
+        """Find out whether the upstream takes connections, without a visitor."""
+        if self.route.upstream.directory is not None:
+            self._prove(0.0)
+            return
+        try:
+            transport, _ = await self._dial()
+        except ReachError as error:
+            self.failure = error.message
+        else:
+            transport.close()
+
+    def _prove(self, round_trip_s: float) -> None:
+        self.proven_at = time.monotonic()
+        self.round_trip_s = round_trip_s
+        self.failure = ""
+
+    def _ended(self, channel: Channel, end: Half) -> None:
+        self.open -= 1
+        self.bytes_in += end.bytes_received
+        if end.other is not None:
+            self.bytes_out += end.other.bytes_received
+        dial = self._dials.pop(channel, None)
+        if dial is not None:
+            dial.cancel()
+
+
+class _Counted(asyncio.Protocol):
+    """Passes everything on to a site's protocol, and notices the end."""
+
+    def __init__(self, site: asyncio.Protocol, dialer: UpstreamDialer) -> None:
+        self._dialer = dialer
+        self._site = site
+        self.connection_made = site.connection_made  # type: ignore[method-assign]
+        self.data_received = site.data_received  # type: ignore[method-assign]
+        self.eof_received = site.eof_received  # type: ignore[method-assign]
+        self.pause_writing = site.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = site.resume_writing  # type: ignore[method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._dialer.open -= 1
+        self._site.connection_lost(exc)
+
+
+def _tls_of(route: Route) -> ssl.SSLContext | None:
+    if route.upstream.scheme != "https":
+        return None
+    context = ssl.create_default_context()
+    if _is_loopback(route.upstream.host):
+        # On this very machine a certificate proves nothing that the kernel does not.
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,959 @@
+"""A visitor who speaks HTTP/1.1: each request finds its tunnel, its answer comes back as it arrives.
+
+The hot path is callbacks: the visitor's bytes go through httptools and wire.http1 straight into a channel, the
+channel's through the same into the visitor's transport. Nothing here waits.
+"""
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+import structlog
+from httptools import (
+    HttpParserCallbackError,
+    HttpParserError,
+    HttpParserUpgrade,
+    HttpRequestParser,
+    HttpResponseParser,
+)
+
+from moongate.audit.captures import Capture
+from moongate.audit.ids import id_text
+from moongate.edge.ingress.exchange import Exchange
+from moongate.edge.ingress.pages import error_answer
+from moongate.errors import BadRequest, ProtocolError
+from moongate.relay.channels import Channel, ChannelReset
+from moongate.wire import http1, tunnel as wire
+
+if TYPE_CHECKING:
+    from moongate.audit.connections import ConnectionRecord
+    from moongate.edge.control import AgentSession
+    from moongate.edge.ingress.edge import Edge
+    from moongate.edge.routes import Tunnel
+    from moongate.net.listening import Peer
+
+log = structlog.get_logger(__name__)
+
+KEEP_ALIVE_S: Final = 75.0
+LINGER_S: Final = 2.0
+WRITE_HIGH_WATER: Final = 256 * 1024
+
+# Why a visitor's reading is held: somebody must first take what came.
+_PIPELINE: Final = 1
+_UPSTREAM: Final = 2
+_SWITCHING: Final = 4
+
+_READING, _SWITCHED, _CLOSING = range(3)
+
+# RESET code -> status, code, message.
+_FAILURES: Final[dict[int, tuple[int, str, str]]] = {
+    wire.UPSTREAM_REFUSED: (502, "upstream.refused", "the service behind this name refused the connection"),
+    wire.UPSTREAM_UNRESOLVED: (502, "upstream.unresolved", "the address of the service behind this name is unknown"),
+    wire.UPSTREAM_TIMEOUT: (504, "upstream.timeout", "the service behind this name did not answer in time"),
+    wire.LINK_LOST: (503, "agent.offline", "the agent that publishes this name is not connected"),
+    wire.NO_TUNNEL: (503, "agent.offline", "the agent no longer publishes this name"),
+    wire.LIMIT: (429, "limit.exceeded", "too many connections to this name"),
+}
+_CLOSED_EARLY: Final = (502, "upstream.closed", "the service behind this name closed the connection without an answer")
+_BROKEN_ANSWER: Final = (502, "upstream.invalid", "the service behind this name did not answer in HTTP/1.1")
+
+
+class HttpVisitor(asyncio.Protocol):
+    """One visitor connection; requests are answered one after the other, in order."""
+
+    __slots__ = (
+        "_active",
+        "_channel",
+        "_channel_uses",
+        "_close_after",
+        "_edge",
+        "_first",
+        "_given_up",
+        "_head_since",
+        "_head_size",
+        "_advancing",
+        "_refusal",
+        "_headers",
+        "_held",
+        "_in_head",
+        "_incoming",
+        "_leftover",
+        "_out",
+        "_parser",
+        "_queue",
+        "_session",
+        "_state",
+        "_transport",
+        "_tunnel",
+        "_upstream",
+        "_url",
+        "_wants_application",
+        "on_capture",
+        "peer",
+        "quiet_since",
+        "record",
+    )
+
+    def __init__(self, edge: "Edge", peer: "Peer") -> None:
+        self._edge = edge
+        self.peer = peer
+        self._transport: Any = None
+        self._parser: HttpRequestParser = HttpRequestParser(self)
+        self._state = _READING
+        self._held = 0
+        self._out: list[bytes] = []
+        # Kept until the first head shows whether this connection is the application's.
+        self._first: list[bytes] | None = []
+        self._wants_application = False
+        self._given_up = False
+        self._close_after = False
+        self._url = b""
+        self._headers: http1.Headers = []
+        self._in_head = False
+        self._head_size = 0
+        self._head_since = edge.now()  # 0 while no head is awaited
+        self._advancing = False
+        self._refusal: tuple[int, str, str] | None = None  # to be said once the request before it is answered
+        self._incoming: Exchange | None = None  # the one whose request is being received
+        self._active: Exchange | None = None  # the one that is being answered
+        self._queue: deque[Exchange] | None = None
+        self._tunnel: Tunnel | None = None
+        self._session: AgentSession | None = None
+        self._channel: Channel | None = None
+        self._channel_uses = 0
+        self._upstream: _Upstream | None = None
+        self._leftover = b""
+        self.record: ConnectionRecord | None = None
+        self.on_capture: Any = None
+        self.quiet_since = edge.now()
+
+    # -- the visitor's transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._edge.visitors.add(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.quiet_since = self._edge.now()
+        if self._state == _SWITCHED:
+            self._channel.write(data)  # type: ignore[union-attr]
+            self._count_in(len(data))
+            return
+        if self._state == _CLOSING or self._given_up:
+            return
+        if self._first is not None:
+            self._first.append(data)
+        if self._held & _SWITCHING:
+            self._leftover += data
+        else:
+            self._feed(data)
+        # Afterwards: the first bytes tell whose record they count for.
+        self._count_in(len(data))
+
+    def _feed(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._upgrade_asked(data[upgrade.args[0] :])
+        except HttpParserCallbackError as error:
+            log.error("visitor failed", peer=self.peer.text, exc_info=error.__cause__ or error)
+            self._refuse(500, "internal", "something went wrong here")
+        except HttpParserError as error:
+            self._malformed(str(error))
+        if self._wants_application:
+            self._hand_over()
+        elif self._in_head:
+            if not self._head_since and self._active is None:
+                self._head_since = self.quiet_since
+            self._head_size += len(data)
+            if self._head_size > self._edge.limits.header_bytes:
+                self._refuse(431, "http.head_too_large", "the head of the request is too large")
+
+    def eof_received(self) -> bool:
+        if self._state == _SWITCHED:
+            self._channel.write_eof()  # type: ignore[union-attr]
+            return True
+        if self._active is None or not self._active.complete:
+            return False  # the transport closes, connection_lost cleans up
+        self._close_after = True
+        return True
+
+    def pause_writing(self) -> None:
+        if self._channel is not None:
+            self._channel.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._channel is not None:
+            self._channel.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._edge.visitors.discard(self)
+        self._state = _CLOSING
+        channel, self._channel = self._channel, None
+        if self._upstream is not None:
+            self._upstream.detach()
+            self._upstream = None
+        if channel is not None:
+            if self._active is not None or exc is not None:
+                channel.abort()
+            else:
+                channel.close()
+        self._leave_tunnel("visitor closed" if exc is None else "visitor reset")
+        self._active = self._incoming = None
+        self._queue = None
+        self._parser = None  # type: ignore[assignment]  # breaks the reference cycle
+
+    # -- httptools: the request
+
+    def on_message_begin(self) -> None:
+        self._url = b""
+        self._headers = []
+        self._in_head = True
+        self._head_size = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            self._headers.append((name, value))
+        elif self._incoming is not None:
+            if self._incoming.trailers is None:
+                self._incoming.trailers = []
+            self._incoming.trailers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._head_since = 0.0
+        if self._state != _READING or self._wants_application or self._given_up:
+            self._incoming = None
+            return
+        parser = self._parser
+        headers = self._headers
+        method = parser.get_method()
+        try:
+            facts = http1.check_request(method, self._url, parser.get_http_version(), headers)
+            self._check_size(headers)
+        except BadRequest as error:
+            self._refuse(error.status, error.code, error.message)
+            return
+        edge = self._edge
+        exchange = Exchange(
+            edge.ids.next(),
+            method,
+            parser.get_http_version(),
+            facts,
+            headers,
+            edge.now(),
+            edge.wall(),
+            edge.capture_room,
+        )
+        self._incoming = exchange
+        if self._active is None and not self._queue:
+            self._begin(exchange)
+        else:
+            exchange.waiting = []
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.append(exchange)
+            self._hold(_PIPELINE)
+
+    def _check_size(self, headers: http1.Headers) -> None:
+        size = len(self._url)
+        for name, value in headers:
+            size += len(name) + len(value)
+        if size > self._edge.limits.header_bytes:
+            raise BadRequest(431, "the head of the request is too large")
+
+    def on_body(self, data: bytes) -> None:
+        exchange = self._incoming
+        if exchange is None:
+            return
+        exchange.request.add(data)
+        limit = self._edge.body_limit(self._tunnel) if self._tunnel is not None else 0
+        if limit and exchange.request.size > limit:
+            self._refuse(413, "http.too_large", f"the request body is larger than {limit} bytes")
+            return
+        framed = http1.chunk(data) if exchange.facts.chunked else data
+        if exchange.waiting is not None:
+            exchange.waiting.append(framed)
+        elif self._channel is not None and exchange is self._active:
+            self._channel.write(framed)
+
+    def on_message_complete(self) -> None:
+        exchange, self._incoming = self._incoming, None
+        if exchange is None:
+            return
+        exchange.complete = True
+        if not exchange.facts.chunked:
+            return
+        try:
+            end = http1.last_chunk(exchange.trailers or [])
+        except ProtocolError as error:
+            self._refuse(400, "http.bad_request", error.message)
+            return
+        if exchange.waiting is not None:
+            exchange.waiting.append(end)
+        elif self._channel is not None and exchange is self._active:
+            self._channel.write(end)
+
+    # -- from request to channel
+
+    def _begin(self, exchange: Exchange) -> None:
+        """Route the request and pass its head on, or answer it here."""
+        edge = self._edge
+        host = exchange.facts.host
+        found = self._tunnel
+        if found is not None and found.name == host and found.session is self._session and found.session is not None:
+            self._active = exchange
+            self._forward(exchange, found)
+        elif self.peer.tls and edge.is_misdirected(self.peer, host):
+            self._answer_here(exchange, 421, "http.misdirected", "the tls server name and the host field differ")
+        elif host in edge.application_hosts:
+            if self._first is not None:
+                self._wants_application = True
+                self._incoming = None
+            else:
+                self._answer_here(exchange, 421, "http.misdirected", "this connection belongs to another host name")
+        else:
+            self._first = None
+            self._active = exchange
+            if edge.must_redirect(self.peer):
+                self._redirect(exchange)
+            elif (found := self._enter(exchange, host)) is not None:
+                self._forward(exchange, found)
+
+    def _enter(self, exchange: Exchange, host: str) -> "Tunnel | None":
+        """Attach this connection to the tunnel of that host; None if the request was answered here."""
+        self._drop_channel()
+        edge = self._edge
+        found = edge.routes.by_host(host)
+        if found is None or found.kind != "http":
+            self._answer_here(
+                exchange, 404, "tunnel.unknown", f"no tunnel has the name {host}", hint="Check the name, or start it."
+            )
+            return None
+        if found.session is None:
+            self._answer_here(
+                exchange, 503, "agent.offline", "the agent that publishes this name is not connected", retry_after_s=2
+            )
+            return None
+        if found is self._tunnel:
+            self._session = edge.session_of(found)
+            return found
+        self._leave_tunnel("visitor turned to another name")
+        if not edge.admit_connection(found, self.peer):
+            self._answer_here(exchange, 429, "limit.exceeded", "too many connections to this name", retry_after_s=1)
+            return None
+        self._tunnel = found
+        self._session = edge.session_of(found)
+        self.record = edge.open_record("HTTP", found, self.peer, exchange.headers)
+        return found
+
+    def _forward(self, exchange: Exchange, found: "Tunnel") -> None:
+        edge = self._edge
+        found.request_count += 1
+        retry_after = edge.rate_exceeded(found, self.peer)
+        if retry_after:
+            self._answer_here(
+                exchange, 429, "limit.exceeded", "too many requests to this name", retry_after_s=int(retry_after) + 1
+            )
+            return
+        limit = edge.body_limit(found)
+        if limit and (exchange.facts.content_length or 0) > limit:
+            self._answer_here(exchange, 413, "http.too_large", f"the request body is larger than {limit} bytes")
+            return
+        if self.record is not None:
+            self.record.requests += 1
+        self._send_head(exchange, found)
+
+    def _send_head(self, exchange: Exchange, found: "Tunnel") -> None:
+        channel = self._channel
+        if channel is None:
+            self._upstream = _Upstream(self)
+            record_id = self.record.id if self.record is not None else exchange.id
+            channel = self._session.open_channel(found, self._upstream, record_id, self.peer.text)  # type: ignore[union-attr]
+            self._channel = channel
+            self._channel_uses = 0
+        self._channel_uses += 1
+        edge = self._edge
+        trusted = edge.is_trusted(self.peer)
+        channel.write(
+            http1.upstream_head(
+                exchange.method,
+                exchange.facts,
+                exchange.headers,
+                peer_ip=self.peer.address,
+                proto="https" if self.peer.tls else "http",
+                host_header=found.options.host_header.encode() or None,
+                trusted_peer=trusted,
+                upgrade=exchange.facts.upgrade is not None,
+            )
+        )
+        if exchange.waiting:
+            channel.write(b"".join(exchange.waiting))
+        exchange.waiting = None
+
+    def _redirect(self, exchange: Exchange) -> None:
+        location = f"https://{exchange.facts.host}{self._edge.https_port}{exchange.facts.target.decode('latin-1')}"
+        self._answer_here(exchange, 308, "http.redirect", "this name is served over https", location=location)
+
+    # -- answers of our own
+
+    def _answer_here(self, exchange: Exchange, status: int, code: str, message: str, **more: Any) -> None:
+        """Answer without the upstream; the connection lives on if the request had no body left to skip."""
+        close = exchange.facts.close or self._close_after or not self._body_is_through(exchange)
+        exchange.status = status
+        self._edge.metrics.answered_here(status)
+        self._write_error(exchange, status, code, message, close=close, **more)
+        if exchange is self._active:
+            self._active = None
+        if self._incoming is exchange:
+            self._incoming = None
+        if close:
+            self._say_refusal()
+            self._close_gently()
+        else:
+            self._next()
+
+    def _body_is_through(self, exchange: Exchange) -> bool:
+        return exchange.complete or not exchange.facts.has_body
+
+    def _write_error(
+        self, exchange: Exchange | None, status: int, code: str, message: str, *, close: bool, **more: Any
+    ) -> None:
+        accept = next((v for n, v in exchange.headers if n.lower() == b"accept"), b"") if exchange is not None else b""
+        head_only = exchange is not None and exchange.method == b"HEAD"
+        identifier = id_text(exchange.id if exchange is not None else self._edge.ids.next())
+        if self._transport is not None and not self._transport.is_closing():
+            answer = error_answer(
+                status, code, message, request_id=identifier, accept=accept, head_only=head_only, close=close, **more
+            )
+            self._write(answer)
+        log.debug("answered here", status=status, code=code, peer=self.peer.text, request_id=identifier)
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        """What was received cannot be trusted any further: say so and close."""
+        if self._state != _READING:
+            return
+        exchange = self._active
+        self._given_up = True
+        if exchange is not None and (exchange.complete or self._queue):
+            # An earlier request is still to be answered; the refusal takes its turn.
+            self._refusal = (status, code, message)
+            self._close_after = not self._queue
+            self._incoming = None
+            return
+        exchange = exchange or self._incoming
+        self._incoming = None
+        self._edge.metrics.answered_here(status)
+        if exchange is None or not exchange.status:
+            self._write_error(exchange, status, code, message, close=True)
+            self._active = None
+            self._drop_channel(abort=True)
+            self._close_gently()
+        else:
+            # An answer is under way: a second head inside it would be its body.
+            self._transport.abort()
+
+    def _say_refusal(self) -> None:
+        if self._refusal is not None:
+            status, code, message = self._refusal
+            self._edge.metrics.answered_here(status)
+            self._write_error(None, status, code, message, close=True)
+            self._refusal = None
+
+    def _malformed(self, reason: str) -> None:
+        if self._state == _READING and not self._given_up:
+            self._refuse(400, "http.bad_request", f"the request is malformed: {reason.lower()}")
+
+    def _close_gently(self) -> None:
+        """Close, but let the answer arrive: what is still being sent to us is read and dropped (RFC 9112 §9.6)."""
+        self._state = _CLOSING
+        self._held = 0
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.resume_reading()
+        if transport.can_write_eof():
+            transport.write_eof()
+            self._edge.loop.call_later(LINGER_S, transport.abort)
+        else:
+            transport.close()
+
+    # -- the answer, told by _Upstream
+
+    def answer_head(self, parser: HttpResponseParser, reason: bytes, headers: http1.Headers) -> bool:
+        """Pass the head on; False if no more of this message is to be expected (HEAD)."""
+        exchange = self._active
+        status = parser.get_status_code()
+        if exchange is None or exchange.status:
+            raise ProtocolError("the upstream answered without being asked")
+        if status < 200 and status != 101:
+            self._out.append(
+                http1.visitor_head(
+                    status, reason, headers, version=exchange.version, framing=http1.NO_BODY, close=False
+                )
+            )
+            return True
+        upgrade = status == 101 and exchange.facts.upgrade is not None
+        framing = http1.response_framing(exchange.method, status, headers, parser.get_http_version())
+        exchange.until_eof = framing == http1.UNTIL_EOF
+        exchange.framing = http1.visitor_framing(framing, exchange.version)
+        if (
+            exchange.facts.close
+            or exchange.framing == http1.UNTIL_EOF
+            or not self._body_is_through(exchange)
+            or self._edge.draining
+        ) and not upgrade:
+            self._close_after = True
+        self._out.append(
+            http1.visitor_head(
+                status,
+                reason,
+                headers,
+                version=exchange.version,
+                framing=exchange.framing,
+                close=self._close_after,
+                upgrade=upgrade,
+            )
+        )
+        exchange.status = status
+        exchange.answer_headers = headers
+        exchange.ttfb_s = self._edge.now() - exchange.started
+        return not (framing == http1.NO_BODY and exchange.method == b"HEAD")
+
+    def answer_body(self, data: bytes) -> None:
+        exchange = self._active
+        if exchange is None:
+            return
+        exchange.answer.add(data)
+        if exchange.framing == http1.CHUNKED:
+            self._out.append(http1.chunk(data))
+        else:
+            self._out.append(data)
+
+    def answer_end(self, trailers: http1.Headers, *, reusable: bool) -> None:
+        exchange = self._active
+        if exchange is None or not exchange.status:
+            return
+        if exchange.framing == http1.CHUNKED:
+            self._out.append(http1.last_chunk(trailers))
+        self._active = None
+        self._finished(exchange)
+        if not reusable:
+            self._drop_channel()
+        if self._close_after or not self._body_is_through(exchange):
+            self.flush()
+            self._drop_channel()
+            if self._body_is_through(exchange) and self._refusal is None:
+                self._state = _CLOSING
+                self._transport.close()
+            else:
+                self._say_refusal()
+                self._close_gently()
+        else:
+            if self._held & _SWITCHING:
+                self.flush()
+                self._go_on_without_upgrade()
+            self._next()
+
+    def _next(self) -> None:
+        """Begin the next pipelined request, and the next if that was answered here at once."""
+        if self._advancing:
+            return
+        self._advancing = True
+        try:
+            while self._queue and self._active is None and self._state == _READING:
+                exchange = self._queue.popleft()
+                if not self._queue and self._refusal is not None:
+                    self._close_after = True
+                self._begin(exchange)
+        finally:
+            self._advancing = False
+        if not self._queue:
+            self._release(_PIPELINE)
+        if self._in_head and self._active is None and not self._head_since:
+            self._head_since = self._edge.now()
+
+    def _finished(self, exchange: Exchange) -> None:
+        edge = self._edge
+        self.quiet_since = now = edge.now()
+        duration = now - exchange.started
+        edge.metrics.answered(exchange.status, duration)
+        found = self._tunnel
+        if found is None:
+            return
+        session = self._session
+        if session is not None and session.watched:
+            session.saw(found, exchange, duration)
+        capture = None
+        if found.options.capture and edge.capturing:
+            capture = self._capture(exchange, found, duration)
+            edge.captures.add(capture)
+        if edge.events.listeners:
+            edge.events.publish("request", lambda: _request_event(exchange, found, duration))
+        if self.on_capture is not None and capture is not None:
+            self.on_capture(capture)
+
+    def _capture(self, exchange: Exchange, found: "Tunnel", duration: float) -> Capture:
+        request, answer = exchange.request, exchange.answer
+        return Capture(
+            exchange.id,
+            found.id,
+            self.record.id if self.record is not None else exchange.id,
+            exchange.method.decode("latin-1"),
+            exchange.facts.target.decode("latin-1"),
+            exchange.status,
+            exchange.headers,
+            exchange.answer_headers,
+            request.kept(),
+            answer.kept(),
+            request.truncated,
+            answer.truncated,
+            request.size,
+            answer.size,
+            exchange.started_at,
+            exchange.ttfb_s,
+            duration,
+        )
+
+    def flush(self) -> None:
+        """Write what the upstream's last bytes became, in one go."""
+        out = self._out
+        if not out:
+            return
+        if len(out) == 1:
+            self._write(out[0])
+        elif len(out) == 2 and len(out[1]) > 65536:
+            self._write(out[0])
+            self._write(out[1])
+        else:
+            self._write(b"".join(out))
+        out.clear()
+
+    def _write(self, data: bytes) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.write(data)
+        size = len(data)
+        if self._tunnel is not None:
+            self._tunnel.bytes_out += size
+        if self.record is not None:
+            self.record.bytes_out += size
+
+    def _count_in(self, size: int) -> None:
+        if self._tunnel is not None:
+            self._tunnel.bytes_in += size
+        if self.record is not None:
+            self.record.bytes_in += size
+
+    # -- switching protocols (RFC 9110 §7.8)
+
+    def _upgrade_asked(self, rest: bytes) -> None:
+        if self._wants_application or self._state != _READING:
+            return
+        # What follows belongs to the new protocol, if the upstream agrees to it.
+        self._leftover = rest
+        self._hold(_SWITCHING)
+
+    def switch(self) -> None:
+        """The upstream agreed: from here on bytes pass untouched, both ways."""
+        exchange, self._active = self._active, None
+        if exchange is None:
+            return
+        self._finished(exchange)
+        self.flush()
+        self._state = _SWITCHED
+        if self.record is not None:
+            self.record.type = "WEBSOCKET"
+        if self._leftover:
+            self._channel.write(self._leftover)  # type: ignore[union-attr]
+            self._leftover = b""
+        self._release(_SWITCHING)
+
+    def pass_raw(self, data: bytes) -> None:
+        self._write(data)
+
+    def raw_ended(self) -> None:
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _go_on_without_upgrade(self) -> None:
+        """The upstream answered as if no upgrade had been asked for: what follows is HTTP again."""
+        if not self._held & _SWITCHING:
+            return
+        self._parser = HttpRequestParser(self)
+        rest, self._leftover = self._leftover, b""
+        self._release(_SWITCHING)
+        if rest and self._state == _READING:
+            self._feed(rest)
+
+    # -- the upstream's end
+
+    def upstream_eof(self) -> None:
+        """An answer without a length ends with its connection."""
+        exchange = self._active
+        if exchange is not None and exchange.status and exchange.until_eof:
+            self.answer_end([], reusable=False)
+            self.flush()
+
+    def upstream_ended(self, code: int | None) -> None:
+        """The channel is over; `code` is a RESET code, or None after an orderly end."""
+        self._channel = None
+        self._upstream = None
+        exchange = self._active
+        if self._state == _SWITCHED:
+            self._transport.close() if code is None else self._transport.abort()
+            return
+        if exchange is None:
+            return  # an idle connection that the upstream closed
+        reused = self._channel_uses > 1
+        if reused and exchange.may_retry and self._tunnel is not None and self._tunnel.session is not None:
+            exchange.retried = True
+            self._session = self._edge.session_of(self._tunnel)
+            self._send_head(exchange, self._tunnel)
+        elif exchange.status:
+            # Cut short: the visitor must be able to tell.
+            self.flush()
+            self._transport.abort()
+        else:
+            status, kind, message = _FAILURES.get(code, _CLOSED_EARLY) if code is not None else _CLOSED_EARLY
+            self._answer_here(exchange, status, kind, message, retry_after_s=2 if status == 503 else None)
+
+    def answer_broken(self, reason: str) -> None:
+        log.info("upstream answered badly", reason=reason, tunnel=self._tunnel.name if self._tunnel else "")
+        self._out.clear()
+        exchange = self._active
+        self._drop_channel(abort=True)
+        if exchange is None:
+            return
+        if exchange.status:
+            self._transport.abort()
+        else:
+            self._answer_here(exchange, *_BROKEN_ANSWER)
+
+    def hold_for_upstream(self) -> None:
+        self._hold(_UPSTREAM)
+
+    def release_for_upstream(self) -> None:
+        self._release(_UPSTREAM)
+
+    # -- time
+
+    def check(self, now: float) -> None:
+        """Called about once a second: end what has been waiting too long."""
+        exchange = self._active
+        limits = self._edge.limits
+        quiet = now - self.quiet_since
+        if self._state != _READING:
+            return
+        if exchange is None:
+            if self._head_since:
+                if now - self._head_since > limits.header_timeout_s:
+                    self._refuse(408, "http.timeout", "the head of the request did not come in time")
+            elif quiet > KEEP_ALIVE_S or self._edge.draining:
+                self._state = _CLOSING
+                self._transport.close()
+        elif not exchange.complete and not exchange.status:
+            if quiet > limits.header_timeout_s and not self._held:
+                self._refuse(408, "http.timeout", "the body of the request stopped coming")
+        elif not exchange.status and now - max(exchange.started, self.quiet_since) > limits.response_head_timeout_s:
+            self._drop_channel(abort=True)
+            self._answer_here(exchange, *_FAILURES[wire.UPSTREAM_TIMEOUT])
+
+    def end(self, reason: str) -> None:
+        """The tunnel was closed, or the node stops: end this connection now."""
+        if self.record is not None:
+            self._edge.close_record(self.record, reason)
+            self.record = None
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def tunnel(self) -> "Tunnel | None":
+        return self._tunnel
+
+    @property
+    def is_idle(self) -> bool:
+        return self._active is None and self._state == _READING
+
+    # -- inside
+
+    def _hand_over(self) -> None:
+        """This connection is the application's, or an agent's link."""
+        self._wants_application = False
+        received = b"".join(self._first or ())
+        self._first = None
+        self._state = _CLOSING
+        self._edge.visitors.discard(self)
+        transport, self._transport = self._transport, None
+        self._parser = None  # type: ignore[assignment]
+        if self._url == wire.LINK_PATH and _asks_for_link(self._headers):
+            head_end = received.index(b"\r\n\r\n") + 4
+            self._edge.accept_link(transport, self.peer, received[head_end:])
+            return
+        protocol = self._edge.application(self.peer)
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(received)
+
+    def _hold(self, why: int) -> None:
+        if not self._held and self._transport is not None:
+            self._transport.pause_reading()
+        self._held |= why
+
+    def _release(self, why: int) -> None:
+        if self._held & why:
+            self._held &= ~why
+            if not self._held and self._transport is not None and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def _drop_channel(self, *, abort: bool = False) -> None:
+        channel, self._channel = self._channel, None
+        if self._upstream is not None:
+            self._upstream.detach()
+            self._upstream = None
+        self._release(_UPSTREAM)
+        if channel is not None:
+            channel.abort() if abort else channel.close()
+
+    def _leave_tunnel(self, reason: str) -> None:
+        if self.record is not None:
+            self._edge.close_record(self.record, reason)
+            self.record = None
+        if self._tunnel is not None:
+            self._edge.release_connection(self._tunnel, self.peer)
+            self._tunnel = None
+            self._session = None
+
+
+def _asks_for_link(headers: http1.Headers) -> bool:
+    return any(name.lower() == b"upgrade" and value.lower() == wire.UPGRADE_TOKEN for name, value in headers)
+
+
+def _request_event(exchange: Exchange, found: "Tunnel", duration: float) -> dict[str, Any]:
+    return {
+        "id": id_text(exchange.id),
+        "tunnel_id": found.id,
+        "method": exchange.method.decode("latin-1"),
+        "path": exchange.facts.target.decode("latin-1"),
+        "status": exchange.status,
+        "duration_ms": round(duration * 1000, 3),
+        "request_bytes": exchange.request.size,
+        "response_bytes": exchange.answer.size,
+    }
+
+
+class _Upstream(asyncio.Protocol):
+    """The channel's end at the edge: cuts the upstream's bytes into answers and tells the visitor."""
+
+    __slots__ = ("_headers", "_in_head", "_over", "_parser", "_raw", "_reason", "_skip", "_trailers", "_visitor")
+
+    def __init__(self, visitor: HttpVisitor) -> None:
+        self._visitor: HttpVisitor | None = visitor
+        self._parser: HttpResponseParser = HttpResponseParser(self)
+        self._reason = b""
+        self._headers: http1.Headers = []
+        self._trailers: http1.Headers = []
+        self._in_head = False
+        self._skip = False
+        self._raw = False
+        self._over = False
+
+    def detach(self) -> None:
+        self._visitor = None
+
+    def data_received(self, data: bytes) -> None:
+        visitor = self._visitor
+        if visitor is None:
+            return
+        if self._raw:
+            visitor.pass_raw(data)
+            return
+        try:
+            self._parser.feed_data(data)
+        except HttpParserUpgrade as upgrade:
+            self._switched(visitor, data[upgrade.args[0] :])
+            return
+        except HttpParserCallbackError as error:
+            cause = error.__context__ or error.__cause__
+            if not isinstance(cause, ProtocolError):
+                log.error("answer failed", exc_info=cause or error)
+            visitor.answer_broken(str(cause or error))
+            return
+        except HttpParserError as error:
+            visitor.answer_broken(str(error))
+            return
+        visitor.flush()
+        if self._skip:
+            # httptools cannot be told that this was the answer to HEAD; a fresh parser knows nothing of a body.
+            self._skip = False
+            self._parser = HttpResponseParser(self)
+
+    def _switched(self, visitor: HttpVisitor, rest: bytes) -> None:
+        self._raw = True
+        visitor.switch()
+        if rest:
+            visitor.pass_raw(rest)
+
+    # -- httptools
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        self._reason = b""
+        self._headers = []
+        self._trailers = []
+
+    def on_status(self, reason: bytes) -> None:
+        self._reason += reason
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        (self._headers if self._in_head else self._trailers).append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        visitor = self._visitor
+        if visitor is None or self._skip:
+            return
+        if not visitor.answer_head(self._parser, self._reason, self._headers):
+            self._skip = True
+            visitor.answer_end([], reusable=self._parser.should_keep_alive())
+
+    def on_body(self, data: bytes) -> None:
+        if self._visitor is not None and not self._skip:
+            self._visitor.answer_body(data)
+
+    def on_message_complete(self) -> None:
+        visitor = self._visitor
+        if visitor is None or self._skip or self._parser.get_status_code() < 200:  # 1xx: the answer is still to come
+            return
+        visitor.answer_end(self._trailers, reusable=self._parser.should_keep_alive())
+
+    # -- the channel's other news
+
+    def eof_received(self) -> bool:
+        visitor = self._visitor
+        if visitor is None:
+            return False
+        if self._raw:
+            visitor.raw_ended()
+            return True
+        visitor.upstream_eof()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        visitor, self._visitor = self._visitor, None
+        if visitor is not None:
+            visitor.upstream_ended(exc.code if isinstance(exc, ChannelReset) else None)
+
+    def pause_writing(self) -> None:
+        if self._visitor is not None:
+            self._visitor.hold_for_upstream()
+
+    def resume_writing(self) -> None:
+        if self._visitor is not None:
+            self._visitor.release_for_upstream()

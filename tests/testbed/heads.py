@@ -8,6 +8,7 @@ from moongate.errors import ProtocolError
 from moongate.wire.http1 import (
     CHUNKED,
     NO_BODY,
+    UNTIL_EOF,
     Headers,
     RequestFacts,
     body_head,
@@ -139,6 +140,7 @@ class AnswerCutter:
         self.out = b""
         self.bodies: list[bytes] = []
         self.complete = 0
+        self.delimited = True
         self.refused: Exception | None = None
 
     def feed(self, data: bytes) -> None:
@@ -168,6 +170,7 @@ class AnswerCutter:
         status = self._parser.get_status_code()
         framing = response_framing(self._method, status, self._headers, self._parser.get_http_version())
         self._framing = visitor_framing(framing, self._version)
+        self.delimited = self._framing != UNTIL_EOF
         self.out += visitor_head(
             status, self._reason, self._headers, version=self._version, framing=self._framing, close=False
         )

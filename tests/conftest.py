@@ -3,9 +3,10 @@
 import asyncio
 import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 
+import psutil
 import pytest
 import structlog
 import uvloop
@@ -52,6 +53,17 @@ def home(tmp_path: Path) -> Path:
     path = tmp_path / "home"
     path.mkdir(mode=0o700)
     return path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_process_left() -> Iterator[None]:
+    yield
+    left = psutil.Process().children(recursive=True)
+    _, alive = psutil.wait_procs(left, timeout=2)
+    names = [f"{process.pid} {process.name()}" for process in alive if process.is_running()]
+    for process in alive:
+        process.kill()
+    assert names == [], "the tests left processes behind"
 
 
 @pytest.fixture(autouse=True)

@@ -224,7 +224,8 @@ def _parse_v1(data: bytes) -> tuple[ProxyHeader | None, int]:
 
 def _read_address(text: str, family: str) -> str:
     try:
-        return str(IPv4Address(text) if family == "TCP4" else IPv6Address(text))
+        # A zone ("%eth0") means nothing on another machine, and Python lets any text stand in one.
+        return str(IPv4Address(text) if family == "TCP4" else IPv6Address(text.replace("%", " ")))
     except ValueError:
         raise ProtocolError(f"proxy header with an address that is not {family}") from None
 

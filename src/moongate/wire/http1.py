@@ -28,6 +28,7 @@ Decided here, once:
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from ipaddress import ip_address
 from typing import Final, NamedTuple
 
 from moongate.errors import BadRequest, ProtocolError
@@ -139,7 +140,6 @@ _ABSOLUTE_FORM: Final = re.compile(rb"(https?)://([^/?#]*)([/?][\x21\x22\x24-\x7
 # A DNS name has at most 253 bytes; the dot after it, a colon and a port may follow.
 _AUTHORITY_MAX: Final = 260
 _AUTHORITY: Final = re.compile(rb"([0-9A-Za-z._-]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{0,5}))?")
-_ADDRESS: Final = re.compile(r"[0-9A-Fa-f:.]+")
 
 # All of CTL except HTAB (RFC 9110 §5.5).
 _CONTROLS: Final = bytes(code for code in (*range(32), 127) if code != 9)
@@ -446,11 +446,12 @@ def client_ip(headers: Headers, peer_ip: str, is_trusted: Callable[[str], bool])
         for part in value.decode("latin-1").split(",")
     ]
     client = peer_ip
-    for address in reversed(named):
-        if not _ADDRESS.fullmatch(address):
+    for text in reversed(named):
+        try:
+            client = str(ip_address(text.replace("%", " ")))  # no zones: they are free text
+        except ValueError:
             break
-        client = address
-        if not is_trusted(address):
+        if not is_trusted(client):
             break
     return client
 

@@ -27,7 +27,7 @@ class CloseTunnel(Protocol):
 class Resend(Protocol):
     """Sends a request through a live tunnel, as a visitor from `remote_address`."""
 
-    async def __call__(  # noqa: PLR0917 -- a request is these, in this order
+    async def __call__(
         self, tunnel: Tunnel, method: str, path: str, headers: Headers, body: bytes, remote_address: str, /
     ) -> Capture:
         """Return the exchange once it has ended.

@@ -168,7 +168,7 @@ class AppProtocol(HttpToolsProtocol):
         self._unseen_bytes = 0
         super().on_body(body)
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 -- the framework's words are not ours
+    def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP."""
         if self._head_bytes > self._header_bytes:
             self._refuse(431, "request head too large")

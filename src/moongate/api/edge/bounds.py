@@ -3,9 +3,13 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 
-MAX_OFFSET = 2**31 - 1
+REQUESTS_DEFAULT = 50
+REQUESTS_MAX = 10_000
+PAGE_DEFAULT = 50
+PAGE_MAX = 1000
+OFFSET_MAX = 2**31 - 1
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
@@ -24,5 +28,8 @@ def _truth(value: Any) -> Any:
     return value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
+# The bounds stand inside the strict reader, where the OpenAPI document finds them.
+RequestLimit = Annotated[int, Field(ge=1, le=REQUESTS_MAX), BeforeValidator(_whole)]
+PageLimit = Annotated[int, Field(ge=1, le=PAGE_MAX), BeforeValidator(_whole)]
+Offset = Annotated[int, Field(ge=0, le=OFFSET_MAX), BeforeValidator(_whole)]
 Truth = Annotated[bool, BeforeValidator(_truth)]

@@ -7,19 +7,16 @@ from starlette.responses import Response
 
 from moongate.api.answers import Answer
 from moongate.api.auth import GuardedRoute, bearer_documented
-from moongate.api.edge.bounds import MAX_OFFSET, Truth, Whole
+from moongate.api.edge.bounds import PAGE_DEFAULT, Offset, PageLimit, Truth
 from moongate.api.edge.schemas import Connections, History
 from moongate.api.edge.tunnels import BAD_REQUEST, UNAUTHORIZED
 from moongate.api.parts import Made
 from moongate.audit.history import SortBy
 
-PAGE_DEFAULT = 50
-PAGE_MAX = 1000
-
 SORT_KEYS: dict[str, SortBy] = {"duration": "duration", "protocol": "protocol"}
 
-Limit = Annotated[Whole, Query(ge=1, le=PAGE_MAX, description="Page size")]
-Offset = Annotated[Whole, Query(ge=0, le=MAX_OFFSET, description="How many to skip")]
+Limit = Annotated[PageLimit, Query(description="Page size")]
+Skip = Annotated[Offset, Query(description="How many to skip")]
 # NUL is the one character that PostgreSQL refuses in any text.
 TokenId = Annotated[str | None, Query(max_length=128, pattern=r"^[^\x00]*$", description="Only of this token")]
 
@@ -37,7 +34,7 @@ async def get_history(
     *,
     parts: Made,
     limit: Limit = PAGE_DEFAULT,
-    offset: Offset = 0,
+    offset: Skip = 0,
     protocol: Annotated[Literal["http", "tcp", "tls"] | None, Query(description="Only this protocol")] = None,
     token_id: TokenId = None,
     active: Annotated[Truth | None, Query(description="Only open (true) or closed (false) ones")] = None,
@@ -58,7 +55,7 @@ async def get_history(
 
 
 @router.get("/connections", operation_id="listConnections", response_model=Connections, summary="Visitors' connections")
-async def list_connections(parts: Made, limit: Limit = PAGE_DEFAULT, offset: Offset = 0) -> Response:
+async def list_connections(parts: Made, limit: Limit = PAGE_DEFAULT, offset: Skip = 0) -> Response:
     """Page through the connection records, the newest first."""
     total, records = await parts.connections.list(limit=limit, offset=offset)
     return Answer({"total": total, "connections": records})

@@ -29,8 +29,8 @@ LABEL_MAX_CHARS = 128
 # The same in one pattern, for the document: white space, 1 to 128 characters that begin and end with none, white space.
 LABEL_PATTERN = r"^\s*[^\s\x00-\x1f\x7f-\x9f]([^\x00-\x1f\x7f-\x9f]{0,126}[^\s\x00-\x1f\x7f-\x9f])?\s*$"
 SCOPE_MAX_CHARS = 4096
-# The plain form of a scope, for the document; what else one may hold is judged where scopes are parsed.
-SCOPE_PATTERN = r"^[a-z0-9*?]{1,63}( *, *[a-z0-9*?]{1,63}){0,9}$"
+# The usual entries of a scope, for the document; what else one may hold is judged where scopes are parsed.
+SCOPE_PATTERN = r"^\s*((,\s*)*[A-Za-z0-9*?-]+\s*(,\s*([A-Za-z0-9*?-]+\s*)?)*)?$"
 TTL_MAX_S = 10 * 366 * 86400
 
 METHOD_PATTERN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,32}$"
@@ -55,9 +55,20 @@ def _rfc3339(value: object) -> object:
     return value
 
 
+def _number(value: object) -> object:
+    # 60.0 is an integer in JSON; "60" and true are none.
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be a whole number")
+    return value
+
+
 Text = Annotated[str, Strict()]
 Label = Annotated[Text, AfterValidator(_label), WithJsonSchema({"type": "string", "pattern": LABEL_PATTERN})]
-Scope = Annotated[Text, Field(max_length=SCOPE_MAX_CHARS), WithJsonSchema({"type": "string", "pattern": SCOPE_PATTERN})]
+Scope = Annotated[
+    Text,
+    Field(max_length=SCOPE_MAX_CHARS),
+    WithJsonSchema({"type": "string", "maxLength": SCOPE_MAX_CHARS, "pattern": SCOPE_PATTERN}),
+]
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
 HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
 HeaderValue = Annotated[Text, Field(pattern=r"^[\t -~\x80-\xff]*$", max_length=HEADER_MAX_CHARS)]
@@ -254,7 +265,7 @@ class NewToken(BaseModel):
         default=None,
         description="Comma-separated patterns of names (`*`, `?`), `tcp`, `tcp:20000-20049`, `http`; null is everything",
     )
-    ttl_seconds: Annotated[int, Strict(), Field(ge=1, le=TTL_MAX_S)] | None = Field(
+    ttl_seconds: Annotated[int, Field(ge=1, le=TTL_MAX_S), BeforeValidator(_number)] | None = Field(
         default=None, description="How long the token lives; with `expires_at` too, the earlier end counts"
     )
     expires_at: SkipJsonSchema[Moment | None] = None
@@ -268,7 +279,9 @@ class ReplayEdit(BaseModel):
         default=None, description="Path and query, as they go over the wire"
     )
     headers: dict[HeaderName, HeaderValue | list[HeaderValue] | None] | None = Field(
-        default=None, description="Each replaces the recorded header of its name; null removes it"
+        default=None,
+        description="Each replaces the recorded header of its name; null removes it",
+        json_schema_extra={"additionalProperties": False},
     )
     body: Text | None = Field(default=None, description="The whole body, as text or in base64")
     encoding: Literal["base64"] | None = Field(default=None, description="How `body` is written, when not as text")

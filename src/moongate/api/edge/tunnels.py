@@ -7,15 +7,12 @@ from starlette.responses import Response
 
 from moongate.api.answers import Answer, answer_list, timestamp
 from moongate.api.auth import GuardedRoute, bearer_documented
-from moongate.api.edge.bounds import Whole
+from moongate.api.edge.bounds import REQUESTS_DEFAULT, RequestLimit
 from moongate.api.edge.schemas import CapturedRequest, Error, Tunnel
 from moongate.api.parts import Made
 from moongate.audit.ids import parse_id
 from moongate.edge.routes import AgentSession
 from moongate.edge.routes import Tunnel as OpenTunnel
-
-REQUESTS_DEFAULT = 50
-REQUESTS_MAX = 10_000
 
 UNAUTHORIZED: dict[int | str, dict[str, Any]] = {401: {"model": Error, "description": "Missing or invalid token"}}
 BAD_REQUEST: dict[int | str, dict[str, Any]] = {400: {"model": Error, "description": "A malformed parameter or body"}}
@@ -97,7 +94,9 @@ async def close_tunnel(parts: Made, tunnel_id: TunnelId) -> Response:
     summary="The last requests of a tunnel, newest first",
 )
 async def tunnel_requests(
-    parts: Made, tunnel_id: TunnelId, limit: Annotated[Whole, Query(ge=1, le=REQUESTS_MAX)] = REQUESTS_DEFAULT
+    parts: Made,
+    tunnel_id: TunnelId,
+    limit: Annotated[RequestLimit, Query(description="How many at most")] = REQUESTS_DEFAULT,
 ) -> Response:
     """List what was captured, of a closed tunnel too; of one that never was, nothing."""
     if parse_id(tunnel_id) is None:

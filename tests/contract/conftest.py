@@ -22,7 +22,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return sqlite_url(tmp_path / "moongate.db")
     server: PostgreSQL = request.getfixturevalue("postgresql")
-    return server.database()
+    return server.empty()
 
 
 @pytest.fixture

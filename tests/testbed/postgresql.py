@@ -25,7 +25,6 @@ class PostgreSQL:
         self._programs = Path(require_peer("initdb")).resolve().parent
         self._user = _plain_user()
         self._directory = Path(tempfile.mkdtemp(prefix="postgresql-"))
-        self._databases = 0
         self.port = free_port()
         if self._user is not None:
             shutil.chown(self._directory, self._user)
@@ -71,16 +70,15 @@ class PostgreSQL:
                 pytest.fail(f"PostgreSQL did not start: {(self._directory / 'log').read_text()}")
             time.sleep(0.05)
 
-    def database(self) -> str:
-        """Make an empty database and return its URL."""
-        self._databases += 1
-        name = f"moongate_{self._databases}"
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "moongate", name)
-        return f"postgresql://moongate@127.0.0.1:{self.port}/{name}"
+    def empty(self) -> str:
+        """Empty the one database there is and return its URL."""
+        sql = "DROP SCHEMA public CASCADE; CREATE SCHEMA public"
+        self._run("psql", "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "moongate", "-d", "postgres", "-c", sql)
+        return f"postgresql://moongate@127.0.0.1:{self.port}/postgres"
 
     def stop(self) -> None:
         """Stop the server, breaking its connections, and remove its files."""
-        self._server.send_signal(signal.SIGINT)
+        self._server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
         self._server.wait(30)
         self._log.close()
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -18,6 +18,8 @@ from moongate.cli.text import human_bytes, json_line, neutralise
 from moongate.errors import ConfigurationError, MoongateError, TokenInvalid, UpstreamRefused, UpstreamTimeout
 
 TIMEOUT_S = 10.0
+PIPE_WIDTH = 1000
+_WHOLE = frozenset({"created", "last used", "since", "requests", "in", "out", "tunnels"})
 _SPAN = re.compile(r"(\d+)([smhd])")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -55,7 +57,7 @@ class Api:
 
 
 def _decoded(answer: httpx.Response) -> Any:
-    if answer.status_code == 401:
+    if answer.status_code == httpx.codes.UNAUTHORIZED:
         raise TokenInvalid(
             f"the node refused: {_reason(answer)}",
             hint="pass --token-file, set MOONGATE_TOKEN, or run this as the node's own user",
@@ -115,11 +117,11 @@ def show_status(base: str | None, token_file: Path | None, *, as_json: bool) -> 
 
 def _tunnel_row(tunnel: Mapping[str, Any]) -> tuple[str, ...]:
     traffic = (human_bytes(int(tunnel.get(key) or 0)) for key in ("bytes_in", "bytes_out"))
-    names = (
-        str(tunnel.get(key, ""))
-        for key in ("public_url", "protocol", "client_addr", "connected_since", "request_count")
+    since = _minute(tunnel.get("connected_since"))
+    url, kind, agent, requests = (
+        str(tunnel.get(key, "")) for key in ("public_url", "protocol", "client_addr", "request_count")
     )
-    return (*names, *traffic)
+    return (url, kind, agent, since, requests, *traffic)
 
 
 def create_token(
@@ -157,10 +159,18 @@ def list_tokens(base: str | None, token_file: Path | None, *, as_json: bool) -> 
         for token in tokens:
             print(json_line(token))
         return Exit.OK
-    keys = ("id", "label", "scope", "created_at", "last_used_at", "tunnel_count")
-    rows = [tuple("-" if token.get(key) is None else str(token[key]) for key in keys) for token in tokens]
-    _print_table(("id", "label", "scope", "created", "last used", "tunnels"), rows)
+    _print_table(("label", "scope", "created", "last used", "tunnels", "id"), [_token_row(token) for token in tokens])
     return Exit.OK
+
+
+def _token_row(token: Mapping[str, Any]) -> tuple[str, ...]:
+    times = (_minute(token.get(key)) for key in ("created_at", "last_used_at"))
+    return (str(token["label"]), str(token.get("scope") or "any"), *times, str(token["tunnel_count"]), str(token["id"]))
+
+
+def _minute(at: object) -> str:
+    """Return a time of the API to the minute, still UTC."""
+    return "-" if at is None else str(at)[:16].replace("T", " ")
 
 
 def revoke_token(wanted: str, base: str | None, token_file: Path | None, *, as_json: bool) -> Exit:
@@ -188,7 +198,9 @@ def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in headings:
-        table.add_column(heading, overflow="fold", no_wrap=heading in ("id", "requests", "in", "out"))
+        table.add_column(heading, overflow="fold", no_wrap=heading in _WHOLE)
     for row in rows:
         table.add_row(*(neutralise(cell) for cell in row))
-    Console(markup=False, highlight=False).print(table)
+    # What is read by a program must not be wrapped.
+    width = None if sys.stdout.isatty() else PIPE_WIDTH
+    Console(markup=False, highlight=False, width=width).print(table)

@@ -66,8 +66,8 @@ async def _run(home: Path, manner: Manner) -> Exit:
         agent = Foreground(NodeAddress.parse(read_secret(home / "join")), [wanted], manner.output(), facts=facts)
         return await agent.run(stop)
     finally:
-        sample_gone = asyncio.to_thread(sample.close)
-        await asyncio.gather(node.stop(), sample_gone)
+        await asyncio.to_thread(sample.close)
+        await node.aclose()
 
 
 def _config(home: Path, *, as_json: bool) -> Config:

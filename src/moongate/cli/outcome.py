@@ -2,6 +2,7 @@
 
 import enum
 import sys
+from collections.abc import Iterator
 from typing import TextIO
 
 from moongate import errors
@@ -44,8 +45,9 @@ HINTS = {
     "name.invalid": "3 to 63 letters, digits or hyphens, with no hyphen at the ends",
     "port.unavailable": "leave --port out to get a free one",
     "port.none_free": "widen `tcp_ports` in the node's moongate.toml",
-    "lease.superseded": "another agent with the same token serves this name now",
+    "lease.superseded": "only one agent serves a name; give this one another with --subdomain to run both",
     "limit.exceeded": "close a tunnel that is not needed, or raise the limit on the node",
+    "reach.failed": "is the node running there? `moongate server` starts one",
     "reach.refused": "is the node running there? `moongate server` starts one",
     "reach.timeout": "is the address right, and does a firewall let it pass?",
     "reach.unresolved": "check the host name in --server",
@@ -63,14 +65,16 @@ def exit_for(error: Exception) -> Exit:
     return next((code for kind, code in _EXITS if isinstance(error, kind)), Exit.FAILED)
 
 
-def exit_for_code(code: str, *, fallback: Exit = Exit.FAILED) -> Exit:
-    """Return the exit code for an error code that came over the wire."""
-    if code == errors.Superseded.code:
-        return Exit.SUPERSEDED
-    family = code.partition(".")[0]
-    if family in {"token", "scope", "identity", "name", "port", "limit", "routing", "lease", "protocol"}:
-        return Exit.REFUSED
-    return fallback
+def exit_for_code(code: str) -> Exit:
+    """Return the exit code for an error code that came over the wire; a node may be newer than we are."""
+    kind = next((kind for kind in _below(errors.MoongateError) if kind.code == code), None)
+    return exit_for(kind("")) if kind is not None else Exit.FAILED
+
+
+def _below(kind: type[errors.MoongateError]) -> Iterator[type[errors.MoongateError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _below(child)
 
 
 def hint_for(code: str, hint: str = "") -> str:

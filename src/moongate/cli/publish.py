@@ -10,6 +10,7 @@ from pathlib import Path
 from moongate.agent import reports
 from moongate.agent.routes import Route, Upstream
 from moongate.agent.service import Agent
+from moongate.agent.upstreams import SiteMaker
 from moongate.cli.loops import run_in_loop, stop_requested
 from moongate.cli.outcome import Exit, exit_for_code
 from moongate.cli.output import JsonLines, Lines, Output, Panel, Ready
@@ -104,7 +105,7 @@ class Foreground:
         self._once = once
         self._exit: Exit | None = None
         self._view = View(node=str(address), facts=facts)
-        self._agent = Agent(address, routes, on_event=self._on_event, once=once)
+        self._agent = Agent(address, routes, on_event=self._on_event, sites=_sites(wanted), once=once)
         # For the request list of people and programs alike.
         self._agent.set_watching(True)
 
@@ -187,8 +188,7 @@ class Foreground:
 
     def _refused(self, event: reports.Refused) -> None:
         if event.fatal:
-            fallback = Exit.UNREACHABLE if event.code == ReachError.code else Exit.FAILED
-            self._exit = exit_for_code(event.code, fallback=fallback)
+            self._exit = exit_for_code(event.code)
         self._output.failed(event.code, event.message, event.hint)
         self._notice(event.message)
         if event.route is not None and not event.fatal:
@@ -224,6 +224,15 @@ class Foreground:
         if message in notices:
             notices.remove(message)
         notices.append(message)
+
+
+def _sites(wanted: Sequence[Wanted]) -> SiteMaker | None:
+    """Return what serves folders, if one is to be published: it brings the whole web framework."""
+    if all(one.kind != "static" for one in wanted):
+        return None
+    from moongate.node import static_sites
+
+    return static_sites()
 
 
 def _light(lamp: reports.Lamp) -> Light:

@@ -27,19 +27,17 @@ def run_server(path: Path | None, overrides: Mapping[str, Any]) -> Exit:
 
 
 async def _serve(config: Config, reload: Callable[[], Config]) -> Exit:
-    is_first_start = not (config.home / "admin-token").exists() and config.admin_token is None
     node = Node(config, reload=reload)
     await node.start()
-    if is_first_start:
-        _introduce(config)
-    print("ready " + " ".join(node.addresses), flush=True)
+    if node.admin_token_is_new:
+        _introduce(config, node)
+    print(node.ready_line(), flush=True)
     await node.run_until_stopped()
     return Exit.OK
 
 
-def _introduce(config: Config) -> None:
+def _introduce(config: Config, node: Node) -> None:
     """Say once what the first start has made; the token is never printed again."""
-    token = (config.home / "admin-token").read_text(encoding="utf-8").strip()
-    print(f"made     {config.home}")
-    print(f"admin    {token}  (kept in {config.home / 'admin-token'})")
-    print(f"agents   moongate http 3000 --server @{config.home / 'join'}")
+    print(f"state        {config.home}")
+    print(f"admin token  {node.admin_token}  (kept in {config.home / 'admin-token'})")
+    print(f"join string  {config.home / 'join'}  (agents elsewhere: --server @FILE with a copy of it)")

@@ -47,7 +47,9 @@ def human_bytes(count: int) -> str:
 
 
 def human_duration(seconds: float) -> str:
-    """Return a duration as one would say it: 0.8 ms, 12 ms, 1.25 s, 3 min, 2 h."""
+    """Return a duration as one would say it: 40 µs, 0.8 ms, 12 ms, 1.25 s, 3 min, 2 h."""
+    if seconds < 0.0005:
+        return f"{seconds * 1_000_000:.0f} µs"
     if seconds < 0.01:
         return f"{seconds * 1000:.1f} ms"
     if seconds < 1:

@@ -59,7 +59,8 @@ def test_bytes_are_short(count: int, shown: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "shown"),
     [
-        (0.00042, "0.4 ms"),
+        (0.00004, "40 µs"),
+        (0.00084, "0.8 ms"),
         (0.0125, "12 ms"),
         (0.9, "900 ms"),
         (1.25, "1.25 s"),

@@ -4,6 +4,7 @@ A Channel has the interface of an asyncio transport, so any asyncio.Protocol can
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import Any, Protocol
@@ -537,13 +538,14 @@ class Mux:
 
     def ping(self) -> None:
         self._ping_opaque += 1
-        self._ping_sent_at = self._loop.time()
+        # Not the loop's clock: uvloop reads it once per turn, in whole milliseconds.
+        self._ping_sent_at = time.monotonic()
         self.link.send(tunnel.serialize_ping(self._ping_opaque, round((self.round_trip_s or 0.0) * 1e6)))
 
     def _ponged(self, opaque: int) -> None:
         if opaque == self._ping_opaque:
             first = self.proven_at is None
-            self.proven_at = self._loop.time()
+            self.proven_at = time.monotonic()
             # At least a microsecond: zero means "none yet" on the wire.
             self.round_trip_s = max(self.proven_at - self._ping_sent_at, 1e-6)
             if first and self.is_node:

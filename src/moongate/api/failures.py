@@ -14,7 +14,7 @@ from moongate.api.answers import error
 
 # The first class that fits counts: the special ones stand before their families.
 STATUSES: tuple[tuple[type[errors.MoongateError], int], ...] = (
-    (errors.BadRequest, 400),
+    (errors.ProtocolError, 400),
     (errors.ScopeInvalid, 400),
     (errors.LabelInvalid, 400),
     (errors.ScopeDenied, 403),

@@ -33,6 +33,7 @@ class Resend(Protocol):
         """Return the exchange once it has ended.
 
         Raises:
+            ProtocolError: If this cannot be sent as HTTP.
             ReachError: If no upstream answered.
             RoutingError: If the tunnel went away, or a limit of it would be passed.
         """

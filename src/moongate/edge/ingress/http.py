@@ -594,8 +594,9 @@ class HttpVisitor(asyncio.Protocol):
             edge.captures.add(capture)
         if edge.events.listeners:
             edge.events.publish("request", lambda: _request_event(exchange, found, duration))
-        if self.on_capture is not None and capture is not None:
-            self.on_capture(capture)
+        if self.on_capture is not None:
+            # Who sent it wants to see the answer, also where nothing is recorded.
+            self.on_capture(capture or self._capture(exchange, found, duration))
 
     def _capture(self, exchange: Exchange, found: "Tunnel", duration: float) -> Capture:
         request, answer = exchange.request, exchange.answer

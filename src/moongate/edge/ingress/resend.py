@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from moongate.audit.captures import Capture
 from moongate.edge.ingress.http import HttpVisitor
-from moongate.errors import ProtocolError, RoutingError, UpstreamTimeout
+from moongate.errors import (
+    LimitExceeded,
+    MoongateError,
+    ProtocolError,
+    RoutingError,
+    UpstreamRefused,
+    UpstreamTimeout,
+)
 from moongate.net.listening import Peer
 from moongate.wire.http1 import Headers
 
@@ -16,6 +23,14 @@ if TYPE_CHECKING:
 # Over the time that an upstream has for the head of its answer.
 ANSWER_GRACE_S: Final = 30.0
 _OURS: Final = frozenset((b"host", b"content-length", b"transfer-encoding", b"connection", b"expect", b"upgrade"))
+
+# What an answer of the edge itself means to the one who asked for the resending.
+_FAILURES: Final[dict[str, type[MoongateError]]] = {
+    "413": LimitExceeded,
+    "429": LimitExceeded,
+    "502": UpstreamRefused,
+    "504": UpstreamTimeout,
+}
 
 
 class _Sink(asyncio.Transport):
@@ -39,7 +54,8 @@ class _Sink(asyncio.Transport):
         if not self._ended.done():
             status = self.first.split(b" ", 2)[1:2]
             shown = status[0].decode("latin-1") if status else "nothing"
-            self._ended.set_exception(RoutingError(f"the request was not carried out; the edge answered {shown}"))
+            kind = _FAILURES.get(shown, RoutingError)
+            self._ended.set_exception(kind(f"the request was not carried out; the edge answered {shown}"))
 
     def abort(self) -> None:
         self.close()
@@ -66,7 +82,9 @@ async def resend(
     """Send a request through a tunnel as if a visitor at `remote_address` had sent it; returns its new capture.
 
     Raises:
-        RoutingError: If the edge answered it itself: a limit, or a tunnel without its agent.
+        LimitExceeded: If a limit of the tunnel would be passed.
+        UpstreamRefused: If the upstream could not be reached.
+        RoutingError: If the edge answered it itself for another reason, such as a tunnel without its agent.
         ProtocolError: If method, path or a header cannot be sent.
         UpstreamTimeout: If no answer came in time.
     """

@@ -51,16 +51,13 @@ class Leases(RuleBasedStateMachine):
         self.agents = [Agent(self.routes, who) for who in (one, one, two, ADMIN)]
         self.sessions = {agent.session for agent in self.agents}
         self.holds: dict[str, Hold] = {}
-        self.opened: dict[str, str] = {}  # tunnel id to name, of all whose end was not reported
+        self.opened: set[str] = set()  # the ids of all tunnels whose end was not reported
         self.highest = 0
 
     # What the model expects.
 
     def hold(self, name: str) -> Hold | None:
-        found = self.holds.get(name)
-        if found is not None and found.lost_at is not None and found.lost_at + HOLD_S <= self.now:
-            return None
-        return found
+        return self.holds.get(name)
 
     def may_take(self, agent: Agent, name: str, generation: int | None) -> bool:
         hold = self.hold(name)
@@ -83,7 +80,7 @@ class Leases(RuleBasedStateMachine):
         else:
             assert before.owner == agent.identity.id
             assert (tunnel.id, claimed.fresh) == (before.tunnel_id, False)
-        self.opened[tunnel.id] = tunnel.name
+        self.opened.add(tunnel.id)
         self.holds[tunnel.name] = Hold(agent.identity.id, agent, agent.session, tunnel.generation, tunnel.id)
 
     def check_loser(self, agent: Agent, before: Hold | None, claimed: Claimed) -> None:
@@ -190,12 +187,9 @@ class Leases(RuleBasedStateMachine):
         if hold is None:
             return
         ended = self.routes.close(hold.tunnel_id)
-        if ended is None:
-            # Its hold was over and somebody's claim has looked at it.
-            assert self.hold(full(wish)) is None
-        else:
-            assert ended.session is (hold.session if hold.lost_at is None else None)
-            self.end(ended)
+        assert ended is not None
+        assert ended.session is (hold.session if hold.lost_at is None else None)
+        self.end(ended)
 
     @rule(who=st.sampled_from(["one", "two"]))
     def a_token_is_deleted_and_made_again(self, who: str) -> None:
@@ -204,7 +198,7 @@ class Leases(RuleBasedStateMachine):
         for tunnel in revoked.tunnels:
             assert self.holds[tunnel.name].owner == who
             self.end(tunnel)
-        assert not [name for name, hold in self.holds.items() if hold.owner == who and self.hold(name) is not None]
+        assert not [name for name, hold in self.holds.items() if hold.owner == who]
         self.sessions -= {session for session in self.sessions if session.identity.id == who}
         for agent in self.agents:
             if agent.identity.id == who:
@@ -216,18 +210,18 @@ class Leases(RuleBasedStateMachine):
 
     @rule()
     def holds_expire(self) -> None:
-        for tunnel in self.routes.expire(self.now):
-            assert self.opened[tunnel.id] == tunnel.name
-            del self.opened[tunnel.id]
-        for name in [name for name in self.holds if self.hold(name) is None]:
-            del self.holds[name]
-        # Whatever ended has been reported by now, and only that.
-        assert set(self.opened) == {hold.tunnel_id for hold in self.holds.values()}
+        overdue = {
+            name for name, hold in self.holds.items() if hold.lost_at is not None and hold.lost_at + HOLD_S <= self.now
+        }
+        ended = self.routes.expire(self.now)
+        assert {tunnel.name for tunnel in ended} == overdue
+        for tunnel in ended:
+            self.end(tunnel)
         deadline = self.routes.next_deadline()
         assert deadline is None or self.now < deadline <= self.now + HOLD_S
 
     def end(self, tunnel: Tunnel) -> None:
-        del self.opened[tunnel.id]
+        self.opened.remove(tunnel.id)
         del self.holds[tunnel.name]
 
     # What is always so.
@@ -254,7 +248,7 @@ class Leases(RuleBasedStateMachine):
             if hold.lost_at is not None:
                 assert self.routes.by_host(name) is None
                 assert self.routes.tunnel(hold.tunnel_id) is None
-                if self.hold(name) is not None and not name.isdecimal():
+                if not name.isdecimal():
                     assert self.routes.held(name) is not None
 
     @invariant()
@@ -265,6 +259,10 @@ class Leases(RuleBasedStateMachine):
         assert len({tunnel.number for tunnel in tunnels}) == len(tunnels)
 
     @invariant()
+    def no_tunnel_ends_unreported(self) -> None:
+        assert self.opened == {hold.tunnel_id for hold in self.holds.values()}
+
+    @invariant()
     def the_counts_match(self) -> None:
         assert self.routes.session_count == len(self.sessions)
         assert len(self.routes.tunnels()) == sum(len(self.routes.tunnels_of(session)) for session in self.sessions)
@@ -272,7 +270,7 @@ class Leases(RuleBasedStateMachine):
 
     @invariant()
     def every_port_is_either_free_or_held(self) -> None:
-        free = set(self.routes._free_ports)
+        free = self.routes._ports.free
         leased = {int(name) for name in self.routes._leases if name.isdecimal()}
         assert free | leased == set(range(PORTS.low, PORTS.high + 1))
         assert not free & leased

@@ -1,6 +1,7 @@
 """A node: starts its parts in order, says where it listens, and ends them in the opposite order."""
 
 import asyncio
+import gc
 import secrets
 import signal
 from collections.abc import Callable
@@ -44,6 +45,7 @@ FIXED_SETTINGS: Final = frozenset(
     + ("database_url", "admin_token", "metrics_token", "dashboard_origin", "log_format")
     + ("capture.ring", "capture.total_bytes")
 )
+GC_THRESHOLDS: Final = (20_000, 20, 50)
 JOIN_LABEL: Final = "join"
 APPLICATION_DRAIN_S: Final = 5.0
 
@@ -52,6 +54,8 @@ APPLICATION_DRAIN_S: Final = 5.0
 class _Kept:
     """A name that was in use before the restart, as routes want it told."""
 
+    tunnel_id: str
+    tunnel_id: str
     label: str
     protocol: str
     token_id: str | None
@@ -60,7 +64,7 @@ class _Kept:
     @classmethod
     def of(cls, row: Leftover) -> "_Kept":
         at = row.unregistered_at
-        return cls(row.label, row.protocol, row.token_id, None if at is None else at.timestamp())
+        return cls(row.tunnel_id, row.label, row.protocol, row.token_id, None if at is None else at.timestamp())
 
 
 class Node:
@@ -104,6 +108,10 @@ class Node:
             await self._close_storage()
             raise
         self._watchdog.start()
+        # What was loaded lives as long as the process; what a request makes dies young, without a cycle. So look
+        # for cycles seldom, and never among the modules.
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
 
     async def _open_storage(self, config: Config) -> None:
         url = config.database_url or sqlite_url(config.home / "moongate.db")
@@ -154,7 +162,7 @@ class Node:
         self._ports = TcpPorts(self._edge, config.listen_address[0])
         self._control.edge, self._control.ports = self._edge, self._ports
         self._tokens.on_deleted.append(self._control.revoke)
-        leftovers = await self._history.close_leftovers()
+        leftovers = await self._history.close_leftovers(config.lease_hold_s)
         now = asyncio.get_running_loop().time()
         restored = self._routes.restore(now, [_Kept.of(leftover) for leftover in leftovers])
         if restored:
@@ -278,11 +286,11 @@ class Node:
             "moongate_captures_dropped_total", "Captures never stored.", lambda: self._captures.dropped_records
         )
         metrics.counter(
-            "moongate_connection_records_dropped_total", "Records never stored.", lambda: self._connections.dropped_records
+            "moongate_connection_records_dropped_total",
+            "Records never stored.",
+            lambda: self._connections.dropped_records,
         )
-        metrics.counter(
-            "moongate_agent_auth_failures_total", "Agents refused.", lambda: self._control.auth_failures
-        )
+        metrics.counter("moongate_agent_auth_failures_total", "Agents refused.", lambda: self._control.auth_failures)
 
     # -- running and stopping
 

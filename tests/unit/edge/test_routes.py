@@ -26,6 +26,7 @@ class Row:
     protocol: str
     token_id: str | None
     unregistered_at: float | None
+    tunnel_id: str = "2f0b6a52-7c5e-4a64-9d0c-6a7d3a4f1b10"
 
 
 class TestNames:
@@ -195,6 +196,7 @@ class TestPorts:
         other = Agent(routes, identity("two"))
         with pytest.raises(NoPortFree, match="no TCP ports available"):
             other.claim(59.9, None, kind="tcp")
+        routes.expire(60.0)
         assert other.claim(60.0, None, kind="tcp").tunnel.port == 20000
 
     def test_a_port_that_cannot_be_bound_is_offered_last(self) -> None:
@@ -253,11 +255,19 @@ class TestAnotherIdentity:
         other = Agent(routes, identity("two"))
         with pytest.raises(NameTaken, match="for another 1 s"):
             other.claim(69.999)
+        assert routes.expire(70.0) == [old]
         claimed = other.claim(70.0)
         assert claimed.fresh
         assert claimed.tunnel.id != old.id
         assert claimed.displaced is None
-        assert routes.expire(70.0) == [old]
+
+    def test_waits_until_what_belongs_to_the_old_tunnel_has_been_closed(self) -> None:
+        routes = make_routes()
+        agent = Agent(routes, identity("one"))
+        agent.claim(0.0, "20001", kind="tcp")
+        routes.lost(0.0, agent.session)
+        with pytest.raises(PortUnavailable, match="for another 1 s"):
+            Agent(routes, identity("two")).claim(61.0, "20001", kind="tcp")
 
     def test_a_label_of_control_bytes_is_shown_harmless(self) -> None:
         routes = make_routes()
@@ -329,6 +339,7 @@ class TestTakeover:
         old.claim(0.0)
         new.claim(1.0)
         routes.lost(2.0, new.session)
+        routes.expire(62.0)
         assert old.reclaim(62.0, "app.localhost").fresh
 
     def test_agents_with_one_token_and_different_names_live_side_by_side(self) -> None:
@@ -450,6 +461,7 @@ class TestHolds:
         agent = Agent(routes, identity("one"))
         agent.claim(0.0)
         routes.lost(5.0, agent.session)
+        routes.expire(5.0)
         assert Agent(routes, identity("two")).claim(5.0).fresh
 
     def test_losing_a_session_twice_or_an_unknown_one_does_nothing(self) -> None:
@@ -494,9 +506,8 @@ class TestClosing:
         routes = make_routes()
         agent = Agent(routes, identity())
         tunnel = agent.claim(0.0).tunnel
-        ended = routes.close(tunnel.id)
-        assert ended is not None
-        assert (ended.id, ended.session, ended.number) == (tunnel.id, agent.session, tunnel.number)
+        assert routes.close(tunnel.id) is tunnel
+        assert tunnel.session is agent.session
         assert routes.tunnels() == []
         assert routes.by_host("app.localhost") is None
         assert routes.by_number(tunnel.number) is None
@@ -583,7 +594,16 @@ class TestRestart:
         agent.routes = make_routes(wall=WALL + 5)
         agent.routes.restore(0.0, [Row("app.localhost", "http", "one", WALL + 4)])
         agent.connect()
-        assert agent.reclaim(0.0, "app.localhost").fresh
+        claimed = agent.reclaim(0.0, "app.localhost")
+        assert claimed.fresh
+        assert claimed.tunnel.id == Row("", "", None, None).tunnel_id
+        assert agent.routes.tunnel(claimed.tunnel.id) is claimed.tunnel
+
+    def test_another_kind_is_not_the_tunnel_of_before(self) -> None:
+        routes = make_routes()
+        routes.restore(0.0, [Row("app.localhost", "http", "one", None)])
+        claimed = Agent(routes, identity("one")).claim(0.0, "app", kind="tls")
+        assert claimed.tunnel.id != Row("", "", None, None).tunnel_id
 
     def test_of_two_agents_from_before_the_newer_one_wins_in_whatever_order_they_come(self) -> None:
         for newer_first in (True, False):

@@ -329,14 +329,14 @@ class HttpVisitor(asyncio.Protocol):
         self._drop_channel()
         edge = self._edge
         found = edge.routes.by_host(host)
+        if found is None and edge.routes.held(host) is not None:
+            self._answer_here(
+                exchange, 503, "agent.offline", "the agent that publishes this name is not connected", retry_after_s=2
+            )
+            return None
         if found is None or found.kind != "http":
             self._answer_here(
                 exchange, 404, "tunnel.unknown", f"no tunnel has the name {host}", hint="Check the name, or start it."
-            )
-            return None
-        if found.session is None:
-            self._answer_here(
-                exchange, 503, "agent.offline", "the agent that publishes this name is not connected", retry_after_s=2
             )
             return None
         if found is self._tunnel:

@@ -1,0 +1,27 @@
+"""Which agent answers for a public name or port: names, leases, and the rules on them."""
+
+from moongate.edge.routes.entries import (
+    DEFAULT_OPTIONS,
+    AgentSession,
+    Claimed,
+    ClosedRow,
+    Lease,
+    Revoked,
+    Tunnel,
+    TunnelOptions,
+)
+from moongate.edge.routes.names import RESERVED
+from moongate.edge.routes.table import Routes
+
+__all__ = [
+    "DEFAULT_OPTIONS",
+    "RESERVED",
+    "AgentSession",
+    "Claimed",
+    "ClosedRow",
+    "Lease",
+    "Revoked",
+    "Routes",
+    "Tunnel",
+    "TunnelOptions",
+]

@@ -1,4 +1,4 @@
-"""Each target for a second or so, with mutations of its seeds; for longer, see the fuzz page of CONTRIBUTING."""
+"""Each target for a second or so, with mutations of its seeds; for longer, `python -m fuzz`."""
 
 import random
 import time

@@ -57,16 +57,20 @@ class RequestCutter:
     def feed(self, data: bytes) -> None:
         if self.refused is not None:
             return
+        rest = None
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            self._go_on(data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
         except HttpParserCallbackError as error:
             if not isinstance(error.__context__, ProtocolError):
                 raise
             self.refused = error.__context__
         except HttpParserError as error:
             self.refused = error
+        # Not inside `except`: there Python would replace the context of the next callback's error.
+        if rest is not None:
+            self._go_on(rest)
 
     def _go_on(self, rest: bytes) -> None:
         last = self.requests[-1]

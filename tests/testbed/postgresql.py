@@ -42,7 +42,10 @@ class PostgreSQL:
             "UTF8",
         )
         self._log = (self._directory / "log").open("wb")
-        self._server = subprocess.Popen(
+        self._server = self._start()
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        server = subprocess.Popen(
             [
                 self._programs / "postgres",
                 *("-D", str(self._directory / "data"), "-p", str(self.port), "-k", str(self._directory)),
@@ -53,7 +56,8 @@ class PostgreSQL:
             cwd=self._directory,
             user=self._user,
         )
-        self._wait()
+        self._wait(server)
+        return server
 
     def _run(self, program: str, *arguments: str) -> None:
         done = subprocess.run(
@@ -62,11 +66,11 @@ class PostgreSQL:
         if done.returncode:
             pytest.fail(f"{program}: {done.stderr}")
 
-    def _wait(self) -> None:
+    def _wait(self, server: "subprocess.Popen[bytes]") -> None:
         deadline = time.monotonic() + START_S
         ready = [str(self._programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
         while subprocess.run(ready).returncode:
-            if self._server.poll() is not None or time.monotonic() > deadline:
+            if server.poll() is not None or time.monotonic() > deadline:
                 pytest.fail(f"PostgreSQL did not start: {(self._directory / 'log').read_text()}")
             time.sleep(0.05)
 
@@ -76,10 +80,18 @@ class PostgreSQL:
         self._run("psql", "-q", "-h", "127.0.0.1", "-p", str(self.port), "-U", "moongate", "-d", "postgres", "-c", sql)
         return f"postgresql://moongate@127.0.0.1:{self.port}/postgres"
 
-    def stop(self) -> None:
-        """Stop the server, breaking its connections, and remove its files."""
-        self._server.send_signal(signal.SIGQUIT)  # at once: nothing of it is kept
+    def halt(self) -> None:
+        """End the server at once, breaking its connections."""
+        self._server.send_signal(signal.SIGQUIT)
         self._server.wait(30)
+
+    def restart(self) -> None:
+        """Start the halted server again."""
+        self._server = self._start()
+
+    def stop(self) -> None:
+        """End the server and remove its files."""
+        self.halt()
         self._log.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 

@@ -168,6 +168,7 @@ class Connections:
         self._monotonic = monotonic
         self._ids = Ids()
         self._pending: OrderedDict[bytes, ConnectionRecord] = OrderedDict()
+        self._in_flight: OrderedDict[bytes, ConnectionRecord] = OrderedDict()
         self._swept = monotonic()
         self._writer = WriteBehind("connection records", self._flush, interval_s=FLUSH_INTERVAL_S)
         statement = db.insert(connections)
@@ -224,7 +225,7 @@ class Connections:
     @property
     def pending(self) -> int:
         """How many records wait to be written."""
-        return len(self._pending)
+        return len(self._pending) + len(self._in_flight)
 
     async def start(self) -> None:
         """Close what a crash of this node left open, then begin to write.
@@ -258,7 +259,7 @@ class Connections:
         octets = parse_id(connection_id)
         if octets is None:
             return None
-        recent = self.live.get(octets) or self._pending.get(octets)
+        recent = self.live.get(octets) or self._pending.get(octets) or self._in_flight.get(octets)
         if recent is not None:
             return self._public_record(recent)
         async with self._db.connect() as conn:
@@ -297,8 +298,8 @@ class Connections:
 
     async def _flush(self) -> None:
         await self._sweep()
-        batch, self._pending = self._pending, OrderedDict()
-        records = list(batch.values())
+        self._in_flight, self._pending = self._pending, OrderedDict()
+        records = list(self._in_flight.values())
         written = 0
         try:
             while written < len(records):
@@ -310,6 +311,8 @@ class Connections:
         except BaseException:
             self._keep(records[written:])
             raise
+        finally:
+            self._in_flight = OrderedDict()
 
     def _keep(self, unwritten: Sequence[ConnectionRecord]) -> None:
         newer, self._pending = self._pending, OrderedDict((record.id, record) for record in unwritten)

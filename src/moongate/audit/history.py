@@ -57,6 +57,7 @@ class History:
         self._clock = clock
         self._pending: deque[Row] = deque()
         self._writer = WriteBehind("tunnel history", self._flush, interval_s=RETRY_INTERVAL_S)
+        self._in_flight = 0
         self.dropped_entries = 0
 
     async def start(self) -> None:
@@ -78,7 +79,7 @@ class History:
     @property
     def pending(self) -> int:
         """How many entries wait to be written."""
-        return len(self._pending)
+        return len(self._pending) + self._in_flight
 
     async def opened(self, tunnel_id: str, protocol: str, label: str, session_id: str, token_id: str | None) -> None:
         """Note that a tunnel is open; an earlier registration of the same tunnel ends here."""
@@ -114,6 +115,7 @@ class History:
         entries, self._pending = self._pending, deque()
         if not entries:
             return
+        self._in_flight = len(entries)
         try:
             await self._write(entries)
         except RowRefused:
@@ -121,6 +123,8 @@ class History:
         except BaseException:
             self._keep(entries)
             raise
+        finally:
+            self._in_flight = 0
 
     async def _write(self, entries: Iterable[Row]) -> None:
         async with self._db.begin() as conn:

@@ -5,7 +5,7 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sqlalchemy import Connection, Executable, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -44,7 +44,7 @@ class Database:
         self._writer = asyncio.Lock() if self.is_sqlite else None
 
     @classmethod
-    async def open(cls, url: str) -> "Database":
+    async def open(cls, url: str) -> Self:
         """Connect and bring the schema up to date.
 
         Raises:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+
+from leasing import ADMIN, DOMAIN, Agent, make_routes
 from moongate.api.app import Parts, create_app
 from moongate.api.serving import AppServer
 from moongate.audit.captures import Captures
@@ -24,8 +26,6 @@ from moongate.identity.tokens import Tokens
 from moongate.net.listening import Peer
 from moongate.storage.database import Database
 from moongate.telemetry import Metrics
-
-from leasing import ADMIN, DOMAIN, Agent, make_routes
 
 ADMIN_TOKEN = "3f0c2a9e-5d41-4b7c-9a10-6e2f8b7d1c55"
 METRICS_TOKEN = "measured-only"

@@ -80,7 +80,7 @@ class AgentSession:
         self.peer_text = peer_text
         self.watched = False
         self.over = False
-        self._seen: deque[list[Any]] | None = None
+        self._seen: deque[tuple[int, Exchange, float]] | None = None
         self._lane_keys: dict[int, str] | None = None
         self.mux = Mux(link, self, is_node=True)
         link.receiver = self.mux
@@ -140,17 +140,22 @@ class AgentSession:
 
     def saw(self, tunnel: Tunnel, exchange: "Exchange", duration_s: float) -> None:
         if self._seen is not None:
-            path = exchange.facts.target[:200].decode("latin-1")
-            method = exchange.method.decode("latin-1")
-            self._seen.append([tunnel.number, method, path, exchange.status, round(duration_s * 1000, 2)])
+            self._seen.append((tunnel.number, exchange, duration_s))
 
     def tell_activity(self) -> None:
         tunnels = {
             str(tunnel.number): [tunnel.request_count, tunnel.bytes_in, tunnel.bytes_out]
             for tunnel in self._control.routes.tunnels_of(self)
         }
-        seen, self._seen = self._seen, deque(maxlen=ACTIVITY_REQUESTS)
-        self.send({"type": "activity", "tunnels": tunnels, "requests": list(seen or ())})
+        requests = [_seen_line(*seen) for seen in self._seen or ()]
+        if self._seen is not None:
+            self._seen.clear()
+        self.send({"type": "activity", "tunnels": tunnels, "requests": requests})
+
+
+def _seen_line(number: int, exchange: "Exchange", duration_s: float) -> list[Any]:
+    path = exchange.facts.target[:200].decode("latin-1")
+    return [number, exchange.method.decode("latin-1"), path, exchange.status, round(duration_s * 1000, 2)]
 
 
 class _Greeting:

@@ -55,7 +55,6 @@ class _Kept:
     """A name that was in use before the restart, as routes want it told."""
 
     tunnel_id: str
-    tunnel_id: str
     label: str
     protocol: str
     token_id: str | None

@@ -100,9 +100,11 @@ class History:
         )
         await self._writer.write_now(PATIENCE_S)
 
-    async def closed(self, tunnel_id: str) -> None:
-        """Note that a tunnel is closed."""
-        self._append({"closes": tunnel_id, "at": to_micros(self._clock())})
+    async def closed(self, *tunnel_ids: str) -> None:
+        """Note that tunnels are closed."""
+        now = to_micros(self._clock())
+        for tunnel_id in tunnel_ids:
+            self._append({"closes": tunnel_id, "at": now})
         await self._writer.write_now(PATIENCE_S)
 
     def _append(self, entry: Row) -> None:

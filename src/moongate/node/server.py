@@ -342,8 +342,7 @@ class Node:
             task.cancel()
         await asyncio.gather(draining, hurrying, return_exceptions=True)
         await self._edge.drain(0)
-        for tunnel in self._routes.tunnels():
-            await self._history.closed(tunnel.id)
+        await self._history.closed(*(tunnel.id for tunnel in self._routes.tunnels()))
         self._control.close_links()
         await self._listener.aclose()
         await self._tasks.aclose()

@@ -1,10 +1,8 @@
 """Moongate itself, used as a user would: `moongate server`, and agents with the join string it wrote."""
 
 import json
-import os
 import re
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,19 +48,21 @@ class Node:
             "MOONGATE_TCP_PORTS": f"{low}-{high}",
             "NO_COLOR": "1",
         }
-        self.running = self.start()
-
-    def start(self) -> Running:
-        """Start the process (again) and wait for its `ready` line."""
         self.running = self.launch()
-        wait_until(
-            lambda: re.search(r"^\W*ready\b", self.running.said(), re.MULTILINE), "the node is ready", self.running
-        )
-        return self.running
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Wait for the `ready` line, which a node prints when it accepts."""
+
+        def is_ready() -> bool:
+            return re.search(r"^\W*ready\b", self.running.said(), re.MULTILINE) is not None
+
+        wait_until(is_ready, "the node is ready", self.running)
 
     def launch(self) -> Running:
-        """Start the process and do not wait."""
-        return self.processes.start(self.name, [moongate(), "server"], env=self.env)
+        """Start the process, again after it was killed, and do not wait."""
+        self.running = self.processes.start(self.name, [moongate(), "server"], env=self.env)
+        return self.running
 
     @property
     def join(self) -> str:
@@ -105,11 +105,3 @@ def moongate() -> str:
     """The command of the environment that runs the benchmarks."""
     beside = Path(sys.executable).parent / "moongate"
     return str(beside) if beside.exists() else "moongate"
-
-
-def cpu_s(running: Sequence[Running]) -> float:
-    return sum(one.cpu_s() for one in running)
-
-
-def environment() -> dict[str, str]:
-    return {key: value for key, value in os.environ.items() if key.startswith("MOONGATE_")}

@@ -23,9 +23,9 @@ def render(view: View, *, now: float, width: int, height: int) -> RenderableType
     parts.append(Text(""))
     parts.append(_tunnels(view.tunnels, width))
     parts.extend(Text(f"! {neutralise(notice)}", style="yellow") for notice in view.notices)
-    used = 4 + len(view.facts) + _tunnel_lines(view.tunnels) + len(view.notices) + 4
+    used = 4 + len(view.facts) + _tunnel_lines(view.tunnels) + len(view.notices) + 5
     parts.extend(_requests(view, width, max(height - used, 3)))
-    parts.append(Text("Ctrl-C stops", style="dim"))
+    parts += [Text(""), Text("Ctrl-C stops", style="dim")]
     return Padding(Group(*parts), (1, 1, 0, 1))
 
 

@@ -33,6 +33,8 @@ CA_ANSWER_MAX = 65536
 CA_PATH = "/moongate/ca.pem"
 CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----\r?\n[A-Za-z0-9+/=\r\n]+-----END CERTIFICATE-----")
 
+CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*(?:\r\n|\Z)", re.IGNORECASE)
+
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 Address = tuple[int, str]
 """An address family and an IP address."""
@@ -149,7 +151,8 @@ def _close_result(task: asyncio.Task[socket.socket]) -> None:
 
 
 async def _connect(family: int, address: str, port: int) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only where the protocol is named.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
         await asyncio.get_running_loop().sock_connect(sock, (address, port))
@@ -252,7 +255,7 @@ class _Fetch(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._data += data
-        if len(self._data) > CA_ANSWER_MAX or CERTIFICATE.search(self._data):
+        if len(self._data) > CA_ANSWER_MAX or _is_whole(self._data):
             self._finish()
 
     def connection_lost(self, _exc: Exception | None) -> None:
@@ -261,3 +264,10 @@ class _Fetch(asyncio.Protocol):
     def _finish(self) -> None:
         if not self._answer.done():
             self._answer.set_result(bytes(self._data[:CA_ANSWER_MAX]))
+
+
+def _is_whole(answer: bytearray) -> bool:
+    """Whether the answer has as many bytes as it says; where it does not say, the end of the connection tells."""
+    head, _, body = answer.partition(b"\r\n\r\n")
+    length = CONTENT_LENGTH.search(head)
+    return length is not None and len(body) >= int(length[1])

@@ -14,6 +14,7 @@ from typing import cast
 from moongate.errors import ConfigurationError, PortInUse, ProtocolError
 from moongate.net.addresses import OWN_AUTHORITY_ALPN, Peer, host_port, parse_ip, plain
 from moongate.net.certificates import Certificates
+from moongate.net.memory import tune_allocator
 from moongate.tasks import TaskSet
 from moongate.telemetry import get_logger
 from moongate.wire.hello import ClientHello, ProxyHeader, may_be_proxy, parse_client_hello, parse_proxy
@@ -24,6 +25,10 @@ log = get_logger(__name__)
 
 BACKLOG = 1024
 """Connections that the kernel completes for us while the loop is busy; a node's agents all come back at once."""
+
+ACCEPT_BURST = 16
+"""Connections that asyncio accepts in one turn of its loop. It calls this its backlog, too, and when descriptors run
+out it reports that many failures a second."""
 
 MAX_UNDECIDED = 4096
 """Connections whose first bytes are not all there yet; beyond it the one that has waited longest is dropped."""
@@ -90,11 +95,13 @@ class Listener:
             PortInUse: If another program listens there.
             ConfigurationError: If the address is none of this machine's, or not ours to take.
         """
+        tune_allocator()
         sockets = await bind(host, port, reuse_port=self._reuse_port)
         loop = asyncio.get_running_loop()
         bound = sockets[0].getsockname()
         for sock in sockets:
-            self._servers.append(await loop.create_server(lambda: _Sniffer(self), sock=sock, backlog=BACKLOG))
+            self._servers.append(await loop.create_server(lambda: _Sniffer(self), sock=sock, backlog=ACCEPT_BURST))
+            sock.listen(BACKLOG)
         return bound[0], bound[1]
 
     def stop_accepting(self) -> None:
@@ -386,7 +393,8 @@ async def bind(host: str, port: int, *, reuse_port: bool = False) -> list[socket
 
 
 def _bind_one(family: int, address: tuple[str | int, ...], *, reuse_port: bool) -> socket.socket:
-    sock = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio turns Nagle's algorithm off only where the protocol is named.
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -75,6 +75,7 @@ class HttpVisitor(asyncio.Protocol):
         "_refusal",
         "_headers",
         "_held",
+        "_in_body_of_upgrade",
         "_in_head",
         "_incoming",
         "_leftover",
@@ -110,6 +111,7 @@ class HttpVisitor(asyncio.Protocol):
         self._url = b""
         self._headers: http1.Headers = []
         self._in_head = False
+        self._in_body_of_upgrade = False
         self._head_size = 0
         self._head_since = edge.now()  # 0 while no head is awaited
         self._advancing = False
@@ -152,15 +154,18 @@ class HttpVisitor(asyncio.Protocol):
         self._count_in(len(data))
 
     def _feed(self, data: bytes) -> None:
+        rest = None
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade as upgrade:
-            self._upgrade_asked(data[upgrade.args[0] :])
+            rest = data[upgrade.args[0] :]
         except HttpParserCallbackError as error:
             log.error("visitor failed", peer=self.peer.text, exc_info=error.__cause__ or error)
             self._refuse(500, "internal", "something went wrong here")
         except HttpParserError as error:
             self._malformed(str(error))
+        if rest is not None:
+            self._upgrade_asked(rest)
         if self._wants_application:
             self._hand_over()
         elif self._in_head:
@@ -226,6 +231,8 @@ class HttpVisitor(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_since = 0.0
+        if self._in_body_of_upgrade:
+            return
         if self._state != _READING or self._wants_application or self._given_up:
             self._incoming = None
             return
@@ -282,9 +289,12 @@ class HttpVisitor(asyncio.Protocol):
             self._channel.write(framed)
 
     def on_message_complete(self) -> None:
-        exchange, self._incoming = self._incoming, None
+        exchange = self._incoming
         if exchange is None:
             return
+        if exchange.facts.has_body and self._parser.should_upgrade():
+            return  # the parser thinks so; the body is still to come
+        self._incoming = None
         exchange.complete = True
         if not exchange.facts.chunked:
             return
@@ -427,6 +437,7 @@ class HttpVisitor(asyncio.Protocol):
         head_only = exchange is not None and exchange.method == b"HEAD"
         identifier = id_text(exchange.id if exchange is not None else self._edge.ids.next())
         if self._transport is not None and not self._transport.is_closing():
+            self.flush()  # the answer before this one, if it is of the same turn
             answer = error_answer(
                 status, code, message, request_id=identifier, accept=accept, head_only=head_only, close=close, **more
             )
@@ -655,14 +666,30 @@ class HttpVisitor(asyncio.Protocol):
     def _upgrade_asked(self, rest: bytes) -> None:
         if self._wants_application or self._state != _READING:
             return
+        if self._incoming is not None:
+            self._read_body_of_upgrade(self._incoming, rest)
+            return
         # What follows belongs to the new protocol, if the upstream agrees to it.
         self._leftover = rest
         self._hold(_SWITCHING)
+
+    def _read_body_of_upgrade(self, exchange: Exchange, rest: bytes) -> None:
+        """Read the body of a request that asked for an upgrade: httptools stops before it (see http1.body_head)."""
+        self._parser = HttpRequestParser(self)
+        self._in_body_of_upgrade = True
+        self._parser.feed_data(http1.body_head(exchange.facts))
+        self._in_body_of_upgrade = False
+        if rest:
+            self._feed(rest)
 
     def switch(self) -> None:
         """The upstream agreed: from here on bytes pass untouched, both ways."""
         exchange, self._active = self._active, None
         if exchange is None:
+            return
+        if self._queue or self._in_head or self._incoming is not None:
+            # It sent more before it was told how that would be read.
+            self._transport.abort()
             return
         self._finished(exchange)
         self.flush()

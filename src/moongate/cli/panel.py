@@ -19,14 +19,20 @@ _STATES = {"online": "green", "connecting": "yellow", "reconnecting": "yellow", 
 def render(view: View, *, now: float, width: int, height: int) -> RenderableType:
     """Return the panel for a terminal of this size; `now` is monotonic, as the lamps' times are."""
     parts: list[RenderableType] = [_title(view), _lights(view.lights, now)]
-    parts += [Text(neutralise(fact), style="dim", no_wrap=True, overflow="ellipsis") for fact in view.facts]
+    troubles = [f"{light.name}: {light.detail}" for light in view.lights if light.detail]
+    parts += [_line(trouble, "red") for trouble in troubles]
+    parts += [_line(fact, "dim") for fact in view.facts]
     parts.append(Text(""))
     parts.append(_tunnels(view.tunnels, width))
-    parts.extend(Text(f"! {neutralise(notice)}", style="yellow") for notice in view.notices)
-    used = 4 + len(view.facts) + _tunnel_lines(view.tunnels) + len(view.notices) + 5
+    parts += [_line(f"! {notice}", "yellow") for notice in view.notices]
+    used = 4 + len(troubles) + len(view.facts) + _tunnel_lines(view.tunnels) + len(view.notices) + 5
     parts.extend(_requests(view, width, max(height - used, 3)))
     parts += [Text(""), Text("Ctrl-C stops", style="dim")]
     return Padding(Group(*parts), (1, 1, 0, 1))
+
+
+def _line(text: str, style: str) -> Text:
+    return Text(neutralise(text), style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _title(view: View) -> Text:
@@ -48,14 +54,14 @@ def _lights(lights: tuple[Light, ...], now: float) -> Text:
 def _light(light: Light, now: float) -> Text:
     """A lamp says what was proven and when, never more."""
     if light.proven_at is None:
-        words = neutralise(light.detail) or "not tried yet"
+        words = "failing" if light.detail else "not tried yet"
         return Text.assemble(("○", "red" if light.detail else "dim"), f" {light.name} ", (words, "dim"))
     age = now - light.proven_at
     fresh = age < PROOF_IS_FRESH_S
     colour = ("green" if fresh else "yellow") if light.ok else "red"
     said = [human_duration(light.rtt_s)] if light.ok and light.rtt_s is not None else []
-    said += [neutralise(light.detail)] if light.detail else []
-    said += [] if fresh else [human_age(age)]
+    said += [] if light.ok else ["failing"]
+    said += [] if fresh else [f"proven {human_age(age)}"]
     return Text.assemble(("●", colour), f" {light.name} ", (" · ".join(said) or "ok", "dim"))
 
 

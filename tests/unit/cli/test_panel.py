@@ -48,7 +48,9 @@ def test_a_lamp_that_was_never_proven_does_not_claim_anything() -> None:
 
 def test_a_failed_lamp_says_why() -> None:
     lights = (Light("upstream", ok=False, proven_at=NOW - 1, detail="localhost:3000 refused the connection"),)
-    assert "refused the connection" in shown(View(lights=lights))
+    text = shown(View(lights=lights))
+    assert "● upstream failing" in text
+    assert "upstream: localhost:3000 refused the connection" in text
 
 
 def test_the_latest_requests_are_listed_with_status_and_duration() -> None:

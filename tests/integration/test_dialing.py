@@ -74,8 +74,10 @@ async def test_a_listening_port_is_reached_and_small_writes_are_not_held_back(ho
 
 
 async def test_localhost_is_tried_in_both_families(home: Path) -> None:
+    Silent.made = 0
     async with open_door(home, "::1") as door:
         transport, _ = await dial_tcp("localhost", door.port, Silent, timeout_s=5)
+        assert Silent.made == 1
         assert transport.get_extra_info("peername")[0] == "::1"
         transport.abort()
 
@@ -183,9 +185,13 @@ async def test_no_descriptors_left_is_said_so(monkeypatch: pytest.MonkeyPatch, s
     async def none_left(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, "Too many open files")
 
+    async def both(_host: str, _port: int) -> list[tuple[int, str]]:
+        return [(socket.AF_INET, "127.0.0.2"), (socket.AF_INET, "127.0.0.1")]
+
     monkeypatch.setattr(dialing, "_connect", none_left)
+    monkeypatch.setattr(dialing, "resolve", both)
     with pytest.raises(ReachError, match="Too many open files") as failure:
-        await dial_tcp("localhost", silent_port, Silent, timeout_s=5)
+        await dial_tcp("two.example", silent_port, Silent, timeout_s=5)
     assert not isinstance(failure.value, UpstreamRefused)
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -19,6 +20,7 @@ from testbed import free_port, until
 
 START_S = 30.0
 STOP_S = 15.0
+POLL_S = 0.1
 TAKE_TERMINAL = """
 import fcntl, sys, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -42,6 +44,7 @@ class Program:
     ) -> None:
         command = [sys.executable, "-m", "moongate.cli", *arguments]
         self._said: dict[str, str] = {"out": "", "err": ""}
+        self._leaving = threading.Event()
         if terminal is None:
             self.process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             assert self.process.stdout is not None
@@ -63,7 +66,9 @@ class Program:
             reader.start()
 
     def _read(self, name: str, descriptor: int) -> None:
-        while True:
+        while not self._leaving.is_set():
+            if not select.select([descriptor], [], [], POLL_S)[0]:
+                continue
             try:
                 data = os.read(descriptor, 65536)
             except OSError:  # how a terminal says that nobody is left on its other side
@@ -110,6 +115,13 @@ class Program:
     def type(self, keys: bytes) -> None:
         assert self._master is not None
         os.write(self._master, keys)
+
+    def close_terminal(self) -> None:
+        """Hang up: only when nobody reads any more is the other side told."""
+        self._leaving.set()
+        for reader in self._readers:
+            reader.join()
+        self._close()
 
     def end(self, number: signal.Signals = signal.SIGINT) -> int:
         """Ask it to stop, and return its exit code."""

@@ -249,6 +249,19 @@ def test_status_shows_tunnels_with_a_token_and_counts_without(
     assert agent.end() == 0
 
 
+def test_a_node_whose_terminal_is_closed_ends_and_one_without_a_terminal_reloads(tmp_path: Path) -> None:
+    ports = {"MOONGATE_LISTEN": f"127.0.0.1:{free_port()}", "MOONGATE_DASHBOARD_PORT": "0", "MOONGATE_DRAIN_S": "1"}
+    program = Program(["server"], environment(tmp_path, **ports), terminal=(100, 30))
+    program.wait_for("ready ")
+    program.close_terminal()
+    assert program.wait() == 0
+    program = Program(["server"], environment(tmp_path, **ports))
+    program.wait_for("ready ")
+    program.process.send_signal(signal.SIGHUP)
+    program.wait_for("settings reloaded", where="err")
+    assert program.end(signal.SIGTERM) == 0
+
+
 def test_a_port_in_use_is_named_with_a_remedy(gateway: Gateway, tmp_path: Path) -> None:
     code, out, err = gateway.command("server", "--home", str(tmp_path / "other"))
     assert code == 1

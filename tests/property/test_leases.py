@@ -138,8 +138,8 @@ class Leases(RuleBasedStateMachine):
         assert claimed.tunnel.port in free
         self.given(agent, claimed)
 
-    @rule(which=AGENTS)
-    def lose_the_link(self, which: int) -> None:
+    @rule(which=AGENTS, asks_again=st.booleans())
+    def lose_the_link(self, which: int, asks_again: bool) -> None:
         agent = self.agents[which]
         lost = {tunnel.name for tunnel in self.routes.lost(self.now, agent.session)}
         assert lost == {
@@ -149,12 +149,16 @@ class Leases(RuleBasedStateMachine):
             self.holds[name].lost_at = self.now
         self.sessions.discard(agent.session)
         self.sessions.add(agent.connect())
+        if asks_again:
+            self.ask_again(which)
 
     @rule(which=AGENTS)
     def reconnect_while_the_node_still_believes_in_the_old_link(self, which: int) -> None:
-        agent = self.agents[which]
-        self.sessions.add(agent.connect())
-        for name in sorted(agent.generations):
+        self.sessions.add(self.agents[which].connect())
+        self.ask_again(which)
+
+    def ask_again(self, which: int) -> None:
+        for name in sorted(self.agents[which].generations):
             self.claim_a_name(which, name.removesuffix("." + DOMAIN), "own")
 
     @rule(pick=st.integers(0, 100))
@@ -278,5 +282,5 @@ class Leases(RuleBasedStateMachine):
 
 TestLeases = Leases.TestCase
 TestLeases.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=200, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )

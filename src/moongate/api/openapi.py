@@ -5,10 +5,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-TEXT = """The REST family of a Moongate node for tunnels, tokens and history.
+TEXT = """Tunnels, tokens and history of a Moongate node.
 
-Every operation except `GET /api/status` and `GET /api/openapi.json` asks for `Authorization: Bearer <token>`.
-Every failure is answered as `{"error": "<text>"}`."""
+Every operation except `GET /api/status` and `GET /api/openapi.json` asks for `Authorization: Bearer <token>`; every
+failure is answered as `{"error": "<text>"}`. `GET /api/events` is a stream of server-sent events, which this document
+has no words for."""
 
 
 def describe(app: FastAPI) -> None:

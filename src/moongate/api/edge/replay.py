@@ -63,7 +63,6 @@ class Outgoing:
         409: {"model": Error, "description": "The tunnel is offline, or the recorded body was cut"},
         429: {"model": Error, "description": "A limit of the tunnel would be passed"},
         502: {"model": Error, "description": "The upstream could not be reached"},
-        503: {"model": Error, "description": "The tunnel went offline"},
         504: {"model": Error, "description": "The upstream did not answer in time"},
     },
     summary="Show a recorded request, or send it again",

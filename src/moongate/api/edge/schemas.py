@@ -70,8 +70,26 @@ Scope = Annotated[
     WithJsonSchema({"type": "string", "maxLength": SCOPE_MAX_CHARS, "pattern": SCOPE_PATTERN}),
 ]
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339)]
-HeaderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$")]
-HeaderValue = Annotated[Text, Field(pattern=r"^[\t -~\x80-\xff]*$", max_length=HEADER_MAX_CHARS)]
+HEADER_NAME_PATTERN = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"
+HEADER_VALUE_PATTERN = r"^[\t -~\x80-\xff]*$"
+HEADER_VALUE = {"type": "string", "maxLength": HEADER_MAX_CHARS, "pattern": HEADER_VALUE_PATTERN}
+HeaderName = Annotated[str, Field(pattern=HEADER_NAME_PATTERN)]
+HeaderValue = Annotated[Text, Field(pattern=HEADER_VALUE_PATTERN, max_length=HEADER_MAX_CHARS)]
+HeaderEdits = Annotated[
+    dict[HeaderName, HeaderValue | list[HeaderValue] | None],
+    # The model refuses names that fit no pattern; its own schema does not say so.
+    WithJsonSchema(
+        {
+            "type": "object",
+            "patternProperties": {
+                HEADER_NAME_PATTERN: {
+                    "anyOf": [HEADER_VALUE, {"type": "array", "items": HEADER_VALUE}, {"type": "null"}]
+                }
+            },
+            "additionalProperties": False,
+        }
+    ),
+]
 
 
 class Error(BaseModel):
@@ -278,10 +296,8 @@ class ReplayEdit(BaseModel):
     path: Annotated[Text, Field(pattern=PATH_PATTERN, max_length=PATH_MAX_CHARS)] | None = Field(
         default=None, description="Path and query, as they go over the wire"
     )
-    headers: dict[HeaderName, HeaderValue | list[HeaderValue] | None] | None = Field(
-        default=None,
-        description="Each replaces the recorded header of its name; null removes it",
-        json_schema_extra={"additionalProperties": False},
+    headers: HeaderEdits | None = Field(
+        default=None, description="Each replaces the recorded header of its name; null removes it"
     )
     body: Text | None = Field(default=None, description="The whole body, as text or in base64")
     encoding: Literal["base64"] | None = Field(default=None, description="How `body` is written, when not as text")

@@ -14,7 +14,10 @@ from moongate.audit.ids import parse_id
 from moongate.edge.routes import AgentSession
 from moongate.edge.routes import Tunnel as OpenTunnel
 
-UNAUTHORIZED: dict[int | str, dict[str, Any]] = {401: {"model": Error, "description": "Missing or invalid token"}}
+UNAUTHORIZED: dict[int | str, dict[str, Any]] = {
+    401: {"model": Error, "description": "Missing or invalid token"},
+    503: {"model": Error, "description": "The database does not answer"},
+}
 BAD_REQUEST: dict[int | str, dict[str, Any]] = {400: {"model": Error, "description": "A malformed parameter or body"}}
 NOT_FOUND: dict[int | str, dict[str, Any]] = {404: {"model": Error, "description": "There is no such thing"}}
 

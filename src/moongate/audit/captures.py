@@ -26,6 +26,7 @@ RECORDS_MAX = 20_000
 STORED_MAX = 100_000
 _RETENTION_INTERVAL_S = 3600.0
 _ROWS_A_TURN = 50
+_SHOWN_A_TURN = 10
 
 # What `get` returns: a capture, from the ring or from the database alike.
 StoredCapture = Capture
@@ -152,11 +153,11 @@ class Captures:
         """
         ring = self._rings.get(tunnel_id)
         newest = list(islice(reversed(ring.kept), limit)) if ring else []
-        shown = [capture.public() for capture in newest]
+        shown = await _shown(newest)
         if len(shown) < limit:
             known = {id_text(capture.id) for capture in newest}
             stored = await self._stored(tunnel_id, min(limit, self._ring_max))
-            shown += [capture.public() for capture in stored if id_text(capture.id) not in known]
+            shown += await _shown([capture for capture in stored if id_text(capture.id) not in known])
         return shown[:limit]
 
     async def get(self, request_id: str) -> Capture | None:
@@ -271,6 +272,15 @@ class Captures:
         self._records -= len(ring.kept)
         for capture in ring.kept:
             self._release_bodies(capture)
+
+
+async def _shown(captures: Sequence[Capture]) -> list[dict[str, Any]]:
+    shown = []
+    for capture in captures:
+        shown.append(capture.public())
+        if len(shown) % _SHOWN_A_TURN == 0:
+            await asyncio.sleep(0)  # the data path goes first
+    return shown
 
 
 def _body_bytes(capture: Capture) -> int:

@@ -116,6 +116,14 @@ class Program:
         assert self._master is not None
         os.write(self._master, keys)
 
+    def stop_reading(self) -> None:
+        """Close our end of its output, as `head` does."""
+        assert self.process.stdout is not None
+        self._leaving.set()
+        for reader in self._readers:
+            reader.join()
+        self.process.stdout.close()
+
     def close_terminal(self) -> None:
         """Hang up: only when nobody reads any more is the other side told."""
         self._leaving.set()

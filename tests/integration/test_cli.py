@@ -78,6 +78,15 @@ def test_programs_get_json_lines(gateway: Gateway, sample: SampleService) -> Non
     assert request["tunnel"] == ready["public_url"]
 
 
+def test_an_agent_whose_reader_has_left_ends_quietly(gateway: Gateway, sample: SampleService) -> None:
+    agent = gateway.run("http", str(sample.port), "--subdomain", "unread", "--json")
+    agent.wait_for("tunnel_ready")
+    agent.stop_reading()
+    visit(gateway, "unread")
+    assert agent.wait() == 0
+    assert agent.err == ""
+
+
 def test_a_terminal_gets_the_url_and_then_a_live_panel(gateway: Gateway, sample: SampleService) -> None:
     agent = gateway.run("http", str(sample.port), "--subdomain", "panel", terminal=(100, 30))
     agent.wait_for("● link")

@@ -1,6 +1,7 @@
 """An agent in the foreground: from what was asked for to lines, events or a panel, and an exit code."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -104,6 +105,7 @@ class Foreground:
         self._output = output
         self._once = once
         self._exit: Exit | None = None
+        self._is_unheard = False
         self._view = View(node=str(address), facts=facts)
         self._agent = Agent(address, routes, on_event=self._on_event, sites=_sites(wanted), once=once)
         # For the request list of people and programs alike.
@@ -122,6 +124,9 @@ class Foreground:
             agent.cancel()
             ended = await asyncio.gather(agent, asked, return_exceptions=True)
             self._output.close()
+        if self._is_unheard:
+            _mute_stdout()
+            return Exit.OK
         if isinstance(ended[0], Exception):
             raise ended[0]
         if self._exit is None and not stop.is_set() and not isinstance(ended[0], BaseException):
@@ -151,6 +156,14 @@ class Foreground:
         )
 
     def _on_event(self, event: reports.AgentEvent) -> None:
+        try:
+            self._tell(event)
+        except OSError:
+            # Nobody reads what we print any more: the terminal or the other end of the pipe is gone.
+            self._is_unheard = True
+            self._agent.stop()
+
+    def _tell(self, event: reports.AgentEvent) -> None:
         match event:
             case reports.TunnelReady():
                 self._tunnel_ready(event)
@@ -224,6 +237,13 @@ class Foreground:
         if message in notices:
             notices.remove(message)
         notices.append(message)
+
+
+def _mute_stdout() -> None:
+    """Whoever read our output has left; what is still to be flushed at exit would only fail again."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
 
 
 def _sites(wanted: Sequence[Wanted]) -> SiteMaker | None:

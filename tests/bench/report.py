@@ -50,7 +50,9 @@ def write_report(folder: Path, run: Run, results: Sequence[Result], notes_file: 
     """Write all four files; results of an earlier whole run that were not measured now are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     stored = _stored(folder / "benchmarks.json")
-    merged = {one.name: one for one in (*stored[0], *results)}
+    # A part that failed before has either run now or is missing; its old failure says nothing any more.
+    kept = [one for one in stored[0] if not one.failure]
+    merged = {one.name: one for one in (*kept, *results)}
     run = Run(run.machine, run.versions, {**stored[1], **run.configurations}, run.began_at)
     everything = sorted(merged.values(), key=lambda one: _order(one.name))
     whole = {
@@ -73,7 +75,7 @@ def goal_lines(results: Sequence[Result]) -> list[str]:
     """What the run prints at its end: goal, figure, ratio and verdict."""
     return [
         f"{one.verdict.upper():6} {one.name:24} {one.goal.text}: {_number(one.judged)} {one.judged_unit}"
-        f" ({_number(one.ours)} {one.unit}{_against(one)})" + (f" {one.failure}" if one.failure else "")
+        f" ({_number(one.ours)} {one.unit}{_against(one)})" + (f" {one.failure.splitlines()[0]}" if one.failure else "")
         for one in results
     ]
 

@@ -86,7 +86,12 @@ class House:
         """Start an agent; with `wait`, until the node has answered each of its claims."""
         events: list[AgentEvent] = []
         agent = Agent(
-            NodeAddress.parse(self.join), list(routes), on_event=events.append, token=token, sites=static_sites(), **more
+            NodeAddress.parse(self.join),
+            list(routes),
+            on_event=events.append,
+            token=token,
+            sites=static_sites(),
+            **more,
         )
         running = RunningAgent(agent, events, asyncio.create_task(agent.run()))
         self.agents.append(running)

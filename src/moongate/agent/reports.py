@@ -84,16 +84,7 @@ class UpstreamFailed:
     message: str
 
 
-AgentEvent = (
-    Connected
-    | TunnelReady
-    | Refused
-    | Reconnecting
-    | SupersededBy
-    | ClosedBy
-    | RequestSeen
-    | UpstreamFailed
-)
+AgentEvent = Connected | TunnelReady | Refused | Reconnecting | SupersededBy | ClosedBy | RequestSeen | UpstreamFailed
 
 
 @dataclass(slots=True)

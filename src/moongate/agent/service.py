@@ -178,7 +178,7 @@ class Agent:
 
     async def _wait(self, attempt: int, reason: str, lost_for_s: float) -> bool:
         """Wait before the next attempt; True if the network changed meanwhile, so that it is a first one again."""
-        delay = delay_s(attempt, lost_for_s, random.random)  # noqa: S311  # jitter, not a secret
+        delay = delay_s(attempt, lost_for_s, random.random)  # jitter, not a secret
         self._state = "reconnecting"
         self._say(Reconnecting(attempt, reason, delay))
         before, deadline = self._own_address(), time.monotonic() + delay
@@ -254,9 +254,7 @@ class Agent:
     def _give_back(self, mux: Mux) -> None:
         for published in self._published:
             if published.number is not None and published.state == "ready":
-                mux.send_control(
-                    {"type": "release", "tunnel": published.number, "generation": published.generation}
-                )
+                mux.send_control({"type": "release", "tunnel": published.number, "generation": published.generation})
 
     async def _watch_link(self) -> None:
         loop = asyncio.get_running_loop()
@@ -331,7 +329,9 @@ class Agent:
             str(message.get("public_url", "")),
             published.claimed_before,
         )
-        published.snapshot = replace(published.snapshot, public_url=ready.public_url, tunnel_id=ready.tunnel_id, note="")
+        published.snapshot = replace(
+            published.snapshot, public_url=ready.public_url, tunnel_id=ready.tunnel_id, note=""
+        )
         published.claimed_before = True
         self._say(ready)
 
@@ -509,5 +509,3 @@ def _is_literal(host: str) -> bool:
     except OSError:
         return False
     return True
-
-

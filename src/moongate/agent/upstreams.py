@@ -83,16 +83,15 @@ class UpstreamDialer:
         """Serve the visitor at the other end of a channel."""
         self.open += 1
         if self.route.upstream.directory is not None and self._sites is not None:
-            self._serve_directory(channel, self.route.upstream.directory)
+            self._serve_site(channel, self._sites(self.route.upstream.directory))
             return
         end = ChannelEnd(lambda: self._ended(channel, end))
         channel.set_protocol(end)
         end.connection_made(channel)
         self._dials[channel] = asyncio.get_running_loop().create_task(self._connect(channel, end, on_failure))
 
-    def _serve_directory(self, channel: Channel, directory: Path) -> None:
-        assert self._sites is not None
-        site = _Counted(self._sites(directory), self)
+    def _serve_site(self, channel: Channel, protocol: asyncio.Protocol) -> None:
+        site = _Counted(protocol, self)
         channel.set_protocol(site)
         site.connection_made(channel)
         self._prove(0.0)
@@ -120,7 +119,12 @@ class UpstreamDialer:
         if self._known is not None:
             try:
                 made = await dial_tcp(
-                    self._known, upstream.port, Half, timeout_s=DIAL_TIMEOUT_S, tls=self._tls, server_hostname=upstream.host
+                    self._known,
+                    upstream.port,
+                    Half,
+                    timeout_s=DIAL_TIMEOUT_S,
+                    tls=self._tls,
+                    server_hostname=upstream.host,
                 )
             except UpstreamRefused:
                 self._known = None

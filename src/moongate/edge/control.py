@@ -261,7 +261,9 @@ class Control:
         except MoongateError as error:
             self._refuse_link(link, error)
             return
-        self._tasks.start("greet agent", self._authenticate(link, peer, token, instance, str(hello.get("release"))[:40]))
+        self._tasks.start(
+            "greet agent", self._authenticate(link, peer, token, instance, str(hello.get("release"))[:40])
+        )
 
     async def _authenticate(self, link: Link, peer: Peer, token: str, instance: str, release: str) -> None:
         try:
@@ -353,14 +355,10 @@ class Control:
                 loser.mux.link.fail("the agent is back on another link")
             return
         error = Superseded("a newer agent with the same token holds this name now")
-        loser.send(
-            {"type": "superseded", "tunnel": was.number, "generation": was.generation, "message": error.message}
-        )
+        loser.send({"type": "superseded", "tunnel": was.number, "generation": was.generation, "message": error.message})
         log.info("tunnel taken over", tunnel=was.id, name=was.name, loser=loser.id)
 
-    async def _open_port(
-        self, session: AgentSession, claimed: Claimed, request: object, message: Message
-    ) -> None:
+    async def _open_port(self, session: AgentSession, claimed: Claimed, request: object, message: Message) -> None:
         tunnel = claimed.tunnel
         try:
             await self.ports.open(tunnel)
@@ -371,17 +369,17 @@ class Control:
             else:
                 self.claim(session, message)  # the port is offered last from now on
             return
-        if session.over or tunnel.session is not session:
+        if self.routes.tunnel(tunnel.id, held=True) is not tunnel:
+            self.ports.close(tunnel)  # it was taken away while its port was being opened
             return
-        self._grant(session, claimed, request)
+        if tunnel.session is session:
+            self._grant(session, claimed, request)
 
     def _grant(self, session: AgentSession, claimed: Claimed, request: object) -> None:
         tunnel = claimed.tunnel
         if claimed.fresh:
             protocol, token_id = tunnel.kind, session.identity.token_id
-            self._tasks.start(
-                "history", self._history.opened(tunnel.id, protocol, tunnel.name, session.id, token_id)
-            )
+            self._tasks.start("history", self._history.opened(tunnel.id, protocol, tunnel.name, session.id, token_id))
         session.send(
             {
                 "type": "claimed",
@@ -517,5 +515,3 @@ def _tunnel_event(tunnel: Tunnel) -> dict[str, Any]:
         "label": tunnel.name,
         "public_url": tunnel.public_url,
     }
-
-

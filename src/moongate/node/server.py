@@ -28,9 +28,9 @@ from moongate.edge.ingress.tcp import RawVisitor, TcpPorts
 from moongate.edge.routes import Routes, Tunnel
 from moongate.errors import MoongateError
 from moongate.identity.tokens import Tokens
+from moongate.net.addresses import host_port
 from moongate.net.certificates import Certificates
 from moongate.net.dialing import make_join
-from moongate.net.addresses import host_port
 from moongate.net.listening import Listener, Peer, RawFactory
 from moongate.node.home import Home
 from moongate.storage.database import Database, sqlite_url
@@ -41,9 +41,23 @@ log = structlog.get_logger(__name__)
 
 # Taken at the next start only: they are bound, opened or handed on once.
 FIXED_SETTINGS: Final = frozenset(
-    ("home", "listen", "dashboard_port", "domain", "node_names", "tls_cert", "tls_key", "trusted_proxies")
-    + ("database_url", "admin_token", "metrics_token", "dashboard_origin", "log_format")
-    + ("capture.ring", "capture.total_bytes")
+    [
+        "home",
+        "listen",
+        "dashboard_port",
+        "domain",
+        "node_names",
+        "tls_cert",
+        "tls_key",
+        "trusted_proxies",
+        "database_url",
+        "admin_token",
+        "metrics_token",
+        "dashboard_origin",
+        "log_format",
+        "capture.ring",
+        "capture.total_bytes",
+    ]
 )
 GC_THRESHOLDS: Final = (20_000, 20, 50)
 JOIN_LABEL: Final = "join"
@@ -221,7 +235,7 @@ class Node:
         if not token or not await self._is_valid(token):
             _, token = await self._tokens.create(JOIN_LABEL)
         host, port = self.addresses[0]
-        if host in ("0.0.0.0", "::"):  # noqa: S104  # compared, not bound
+        if host in ("0.0.0.0", "::"):  # compared, not bound
             host = config.domain if config.domain != "localhost" else "127.0.0.1"
         self.join = make_join(host, port, token, self._certificates.fingerprint)
         if self.join != known:

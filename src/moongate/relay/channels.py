@@ -391,7 +391,7 @@ class _Guard:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, trace: object) -> bool:
         if exc is None or isinstance(exc, ProtocolError) or not isinstance(exc, Exception):
             return False
-        log.exception("channel failed", channel=self._channel.number, exc_info=exc)
+        log.error("channel failed", channel=self._channel.number, exc_info=exc)
         self._channel.reset(tunnel.INTERNAL, "internal error")
         self._channel.lost(tunnel.INTERNAL, "internal error")
         return True
@@ -480,7 +480,7 @@ class Mux:
                     channel.receive(payload)
                 except ProtocolError:
                     raise
-                except Exception as error:
+                except Exception as error:  # noqa: BLE001  # one channel's fault must not end the others
                     self._fault(channel, error)
         elif number:
             self._channel_frame(kind, number, payload)

@@ -268,6 +268,23 @@ def check_request(method: bytes, target: bytes, version: str, headers: Headers) 
     )
 
 
+def judged_again(facts: RequestFacts, target: bytes) -> RequestFacts | None:
+    """Return the facts of an HTTP/1.1 request that differs from a judged one in nothing but its target.
+
+    None if this target has to be judged together with the fields.
+    """
+    if target == facts.target:
+        return facts
+    if not _ORIGIN_FORM.fullmatch(target):
+        return None
+    return RequestFacts._make((*facts[:3], target, *facts[4:]))
+
+
+def request_line(method: bytes, facts: RequestFacts) -> bytes:
+    """Write the first line of a judged request."""
+    return b"%b %b HTTP/1.1\r\n" % (method, facts.target)
+
+
 def upstream_head(
     method: bytes,
     facts: RequestFacts,
@@ -284,6 +301,29 @@ def upstream_head(
     `host_header` replaces the Host that the upstream sees; X-Forwarded-Host keeps the public
     one. `upgrade` passes `facts.upgrade` on; without it the request is an ordinary one.
     """
+    fields = upstream_fields(
+        facts,
+        headers,
+        peer_ip=peer_ip,
+        proto=proto,
+        host_header=host_header,
+        trusted_peer=trusted_peer,
+        upgrade=upgrade,
+    )
+    return request_line(method, facts) + fields
+
+
+def upstream_fields(
+    facts: RequestFacts,
+    headers: Headers,
+    *,
+    peer_ip: str,
+    proto: str,
+    host_header: bytes | None,
+    trusted_peer: bool,
+    upgrade: bool,
+) -> bytes:
+    """Write what follows the request line; it is the same for every target."""
     restated = {_HOST: host_header or facts.authority}
     if facts.content_length is not None:
         restated[_LENGTH] = b"%d" % facts.content_length
@@ -305,7 +345,7 @@ def upstream_head(
         lines.append(_continue_forwarding(before, peer_ip, proto, facts.authority))
     else:
         lines.append(_forwarding(peer_ip, proto, facts.authority))
-    return b"%b %b HTTP/1.1\r\n%b" % (method, facts.target, b"".join(lines))
+    return b"".join(lines)
 
 
 def body_head(facts: RequestFacts) -> bytes:

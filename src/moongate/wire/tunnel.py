@@ -145,6 +145,7 @@ def _bad_frame(kind: int, channel: int, length: int) -> ProtocolError:
 
 
 def serialize(kind: int, channel: int, payload: bytes = b"") -> bytes:
+    """Write a whole frame."""
     return HEADER.pack(kind, channel, len(payload)) + payload
 
 
@@ -172,6 +173,7 @@ def parse_control(payload: Payload) -> Message:
 
 
 def serialize_open(channel: int, tunnel: int, connection_id: bytes, visitor: str) -> bytes:
+    """Write OPEN; the visitor is `ip:port`."""
     return serialize(OPEN, channel, OPEN_HEAD.pack(tunnel, connection_id) + visitor.encode())
 
 
@@ -190,10 +192,12 @@ def parse_open(payload: Payload) -> tuple[int, bytes, str]:
 
 
 def serialize_reset(channel: int, code: int, detail: str = "") -> bytes:
+    """Write RESET; a detail over 1000 bytes is cut."""
     return serialize(RESET, channel, RESET_HEAD.pack(code) + detail.encode()[:1000])
 
 
 def parse_reset(payload: Payload) -> tuple[int, str]:
+    """Return code and detail; text that is no UTF-8 is made readable."""
     (code,) = RESET_HEAD.unpack_from(payload)
     return code, bytes(payload[2:]).decode("utf-8", "replace")
 
@@ -204,14 +208,17 @@ def serialize_number(kind: int, channel: int, number: int) -> bytes:
 
 
 def parse_number(payload: Payload) -> int:
+    """Return the number of a CREDIT or MOVE."""
     (number,) = NUMBER.unpack_from(payload)
     return int(number)
 
 
 def serialize_ping(opaque: int, last_round_trip_us: int) -> bytes:
+    """Write PING with the sender's last round trip in µs; 0 is none yet."""
     return serialize(PING, 0, PING_BODY.pack(opaque, min(last_round_trip_us, 0xFFFF_FFFF)))
 
 
 def parse_ping(payload: Payload) -> tuple[int, int]:
+    """Return the opaque number, and the sender's last round trip in µs."""
     opaque, round_trip_us = PING_BODY.unpack_from(payload)
     return opaque, round_trip_us

@@ -175,5 +175,3 @@ class Edge:
             await asyncio.sleep(0.05)
         for visitor in list(self.visitors):
             visitor.end("node stopped")
-
-

@@ -2,7 +2,8 @@
 
 from typing import Final
 
-from moongate.wire.http1 import NO_BODY, Headers, RequestFacts
+from moongate.wire.http1 import NO_BODY as NO_FRAMING
+from moongate.wire.http1 import Headers, RequestFacts
 
 # Safe to send a second time when an idle connection turned out to be dead (RFC 9110 §9.2.2).
 IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE", b"TRACE"))
@@ -41,6 +42,9 @@ class Body:
         return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
 
+NO_BODY: Final = Body(0)
+
+
 class Exchange:
     """What the edge remembers of one request until its answer has been passed on."""
 
@@ -74,7 +78,6 @@ class Exchange:
         headers: Headers,
         now: float,
         at: float,
-        room: int,
     ) -> None:
         self.id = identifier
         self.method = method
@@ -83,14 +86,14 @@ class Exchange:
         self.headers = headers
         self.started = now
         self.started_at = at
-        self.request = Body(room)
-        self.answer = Body(room)
+        self.request: Body | None = None  # until the first byte of it has come
+        self.answer: Body | None = None
         self.answer_headers: Headers = []
         self.trailers: Headers | None = None
         self.complete = False  # the whole request has come
         self.waiting: list[bytes] | None = None  # body pieces of a pipelined request
         self.status = 0  # 0 until the head of the answer is passed on
-        self.framing = NO_BODY
+        self.framing = NO_FRAMING
         self.until_eof = False  # the upstream delimits its answer by closing
         self.ttfb_s = 0.0
         self.retried = False

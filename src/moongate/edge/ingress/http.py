@@ -19,11 +19,12 @@ from httptools import (
 
 from moongate.audit.captures import Capture
 from moongate.audit.ids import id_text
-from moongate.edge.ingress.exchange import Exchange
+from moongate.edge.ingress.exchange import NO_BODY, Body, Exchange
 from moongate.edge.ingress.pages import error_answer
 from moongate.errors import BadRequest, ProtocolError
 from moongate.relay.channels import Channel, ChannelReset
-from moongate.wire import http1, tunnel as wire
+from moongate.wire import http1
+from moongate.wire import tunnel as wire
 
 if TYPE_CHECKING:
     from moongate.audit.connections import ConnectionRecord
@@ -63,25 +64,28 @@ class HttpVisitor(asyncio.Protocol):
 
     __slots__ = (
         "_active",
+        "_advancing",
         "_channel",
         "_channel_uses",
         "_close_after",
         "_edge",
+        "_fields",
+        "_fields_of",
         "_first",
         "_given_up",
         "_head_since",
         "_head_size",
-        "_advancing",
-        "_refusal",
         "_headers",
         "_held",
         "_in_body_of_upgrade",
         "_in_head",
         "_incoming",
+        "_last",
         "_leftover",
         "_out",
         "_parser",
         "_queue",
+        "_refusal",
         "_session",
         "_state",
         "_transport",
@@ -116,6 +120,9 @@ class HttpVisitor(asyncio.Protocol):
         self._head_since = edge.now()  # 0 while no head is awaited
         self._advancing = False
         self._refusal: tuple[int, str, str] | None = None  # to be said once the request before it is answered
+        self._last: Exchange | None = None  # the latest one judged
+        self._fields = b""  # what was written to the upstream of these fields
+        self._fields_of: http1.Headers | None = None
         self._incoming: Exchange | None = None  # the one whose request is being received
         self._active: Exchange | None = None  # the one that is being answered
         self._queue: deque[Exchange] | None = None
@@ -205,7 +212,7 @@ class HttpVisitor(asyncio.Protocol):
             else:
                 channel.close()
         self._leave_tunnel("visitor closed" if exc is None else "visitor reset")
-        self._active = self._incoming = None
+        self._active = self._incoming = self._last = None
         self._queue = None
         self._parser = None  # type: ignore[assignment]  # breaks the reference cycle
 
@@ -239,23 +246,23 @@ class HttpVisitor(asyncio.Protocol):
         parser = self._parser
         headers = self._headers
         method = parser.get_method()
+        version = parser.get_http_version()
+        last = self._last
+        facts = None
+        if last is not None and last.headers == headers and last.method == method and version == last.version == "1.1":
+            # Programs say the same fields again and again on one connection; only the target is new.
+            facts = http1.judged_again(last.facts, self._url)
+            headers = last.headers
         try:
-            facts = http1.check_request(method, self._url, parser.get_http_version(), headers)
+            if facts is None:
+                facts = http1.check_request(method, self._url, version, headers)
             self._check_size(headers)
         except BadRequest as error:
             self._refuse(error.status, error.code, error.message)
             return
         edge = self._edge
-        exchange = Exchange(
-            edge.ids.next(),
-            method,
-            parser.get_http_version(),
-            facts,
-            headers,
-            edge.now(),
-            edge.wall(),
-            edge.capture_room,
-        )
+        exchange = Exchange(edge.ids.next(), method, version, facts, headers, self.quiet_since, edge.wall())
+        self._last = exchange
         self._incoming = exchange
         if self._active is None and not self._queue:
             self._begin(exchange)
@@ -267,9 +274,7 @@ class HttpVisitor(asyncio.Protocol):
             self._hold(_PIPELINE)
 
     def _check_size(self, headers: http1.Headers) -> None:
-        size = len(self._url)
-        for name, value in headers:
-            size += len(name) + len(value)
+        size = len(self._url) + sum([len(name) + len(value) for name, value in headers])
         if size > self._edge.limits.header_bytes:
             raise BadRequest(431, "the head of the request is too large")
 
@@ -277,9 +282,12 @@ class HttpVisitor(asyncio.Protocol):
         exchange = self._incoming
         if exchange is None:
             return
-        exchange.request.add(data)
+        body = exchange.request
+        if body is None:
+            body = exchange.request = Body(self._edge.capture_room)
+        body.add(data)
         limit = self._edge.body_limit(self._tunnel) if self._tunnel is not None else 0
-        if limit and exchange.request.size > limit:
+        if limit and body.size > limit:
             self._refuse(413, "http.too_large", f"the request body is larger than {limit} bytes")
             return
         framed = http1.chunk(data) if exchange.facts.chunked else data
@@ -337,6 +345,7 @@ class HttpVisitor(asyncio.Protocol):
     def _enter(self, exchange: Exchange, host: str) -> "Tunnel | None":
         """Attach this connection to the tunnel of that host; None if the request was answered here."""
         self._drop_channel()
+        self._fields_of = None
         edge = self._edge
         found = edge.routes.by_host(host)
         if found is None and edge.routes.held(host) is not None:
@@ -387,23 +396,24 @@ class HttpVisitor(asyncio.Protocol):
             self._channel = channel
             self._channel_uses = 0
         self._channel_uses += 1
-        edge = self._edge
-        trusted = edge.is_trusted(self.peer)
-        channel.write(
-            http1.upstream_head(
-                exchange.method,
-                exchange.facts,
-                exchange.headers,
-                peer_ip=self.peer.address,
-                proto="https" if self.peer.tls else "http",
-                host_header=found.options.host_header.encode() or None,
-                trusted_peer=trusted,
-                upgrade=exchange.facts.upgrade is not None,
-            )
-        )
+        if self._fields_of is not exchange.headers:
+            self._fields_of = exchange.headers
+            self._fields = self._upstream_fields(exchange, found)
+        channel.write(http1.request_line(exchange.method, exchange.facts) + self._fields)
         if exchange.waiting:
             channel.write(b"".join(exchange.waiting))
         exchange.waiting = None
+
+    def _upstream_fields(self, exchange: Exchange, found: "Tunnel") -> bytes:
+        return http1.upstream_fields(
+            exchange.facts,
+            exchange.headers,
+            peer_ip=self.peer.address,
+            proto="https" if self.peer.tls else "http",
+            host_header=found.options.host_header.encode() or None,
+            trusted_peer=self._edge.is_trusted(self.peer),
+            upgrade=exchange.facts.upgrade is not None,
+        )
 
     def _redirect(self, exchange: Exchange) -> None:
         location = f"https://{exchange.facts.host}{self._edge.https_port}{exchange.facts.target.decode('latin-1')}"
@@ -539,7 +549,10 @@ class HttpVisitor(asyncio.Protocol):
         exchange = self._active
         if exchange is None:
             return
-        exchange.answer.add(data)
+        body = exchange.answer
+        if body is None:
+            body = exchange.answer = Body(self._edge.capture_room)
+        body.add(data)
         if exchange.framing == http1.CHUNKED:
             self._out.append(http1.chunk(data))
         else:
@@ -565,7 +578,7 @@ class HttpVisitor(asyncio.Protocol):
                 self._say_refusal()
                 self._close_gently()
         else:
-            if self._held & _SWITCHING:
+            if self._held & _SWITCHING and exchange.facts.upgrade is not None:
                 self.flush()
                 self._go_on_without_upgrade()
             self._next()
@@ -610,7 +623,7 @@ class HttpVisitor(asyncio.Protocol):
             self.on_capture(capture or self._capture(exchange, found, duration))
 
     def _capture(self, exchange: Exchange, found: "Tunnel", duration: float) -> Capture:
-        request, answer = exchange.request, exchange.answer
+        request, answer = exchange.request or NO_BODY, exchange.answer or NO_BODY
         return Capture(
             exchange.id,
             found.id,
@@ -812,7 +825,7 @@ class HttpVisitor(asyncio.Protocol):
     # -- inside
 
     def _hand_over(self) -> None:
-        """This connection is the application's, or an agent's link."""
+        """Give the connection to the application, or to the agents' links."""
         self._wants_application = False
         received = b"".join(self._first or ())
         self._first = None
@@ -871,8 +884,8 @@ def _request_event(exchange: Exchange, found: "Tunnel", duration: float) -> dict
         "path": exchange.facts.target.decode("latin-1"),
         "status": exchange.status,
         "duration_ms": round(duration * 1000, 3),
-        "request_bytes": exchange.request.size,
-        "response_bytes": exchange.answer.size,
+        "request_bytes": (exchange.request or NO_BODY).size,
+        "response_bytes": (exchange.answer or NO_BODY).size,
     }
 
 

@@ -35,6 +35,7 @@ main{{max-width:34rem;padding:2rem}}h1{{font-size:1.4rem;margin:.2rem 0 1rem}}p{
 
 
 def reason_of(status: int) -> str:
+    """Return the reason phrase of a status (RFC 9110 §15)."""
     return _REASONS.get(status, "Error")
 
 

@@ -24,8 +24,8 @@ def http_route(port: int, name: str, **options: Any) -> Route:
     return Route("http", Upstream("http", "127.0.0.1", port), subdomain=name, options=options)
 
 
-def tcp_route(port: int, **more: Any) -> Route:
-    return Route("tcp", Upstream("tcp", "127.0.0.1", port), **more)
+def tcp_route(upstream_port: int, **more: Any) -> Route:
+    return Route("tcp", Upstream("tcp", "127.0.0.1", upstream_port), **more)
 
 
 @dataclass

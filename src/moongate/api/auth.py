@@ -46,13 +46,13 @@ async def authenticate(request: Request, parts: Parts) -> Identity:
     raw = bearer_token(request.headers.get("authorization"))
     if not raw:
         raise unauthorized("missing token")
-    if len(raw) > TOKEN_MAX_CHARS:
-        raise unauthorized("invalid token")
     try:
-        identity: Identity = await parts.tokens.verify(raw)
+        if len(raw) > TOKEN_MAX_CHARS:
+            raise TokenInvalid(f"a token has at most {TOKEN_MAX_CHARS} characters")
+        return await parts.tokens.verify(raw)
     except TokenInvalid:
+        parts.metrics.auth_failures += 1
         raise unauthorized("invalid token") from None
-    return identity
 
 
 def bearer_token(header: str | None) -> str:

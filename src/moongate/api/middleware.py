@@ -20,6 +20,7 @@ BODY_MAX_BYTES = 8 * 1024 * 1024
 BODY_TIMEOUT_S = 30.0
 # What was not read of a body stays unread: the connection cannot go on.
 CLOSE = {"Connection": "close"}
+PRIVATE_PATH = "/api/tokens/"
 # A HEAD request for a stream would never end.
 ENDLESS_PATHS = frozenset({"/api/events"})
 FIXED_HEADERS = ((b"x-content-type-options", b"nosniff"), (b"x-frame-options", b"DENY"))
@@ -50,7 +51,7 @@ class Frame:
             refusal = self._refusal(exchange.scope)
             await (refusal or self._app)(exchange.scope, exchange.receive, exchange.send)
         except Exception:
-            log.exception("request failed", path=exchange.scope["path"])
+            log.exception("request failed", path=_shown(exchange.scope["path"]))
             if exchange.status:
                 # Half an answer cannot be taken back; the server closes the connection.
                 raise
@@ -124,9 +125,14 @@ class Exchange:
         write(
             "request",
             method=self.scope["method"],
-            path=self.scope["path"],
+            path=_shown(self.scope["path"]),
             status=self.status,
             duration_ms=round((time.monotonic() - self._began) * 1000, 1),
             peer=f"{client[0]}:{client[1]}" if client else "",
             identity=identity.id if identity else None,
         )
+
+
+def _shown(path: str) -> str:
+    """Return a path for the log; who mistakes a token's value for its id must not find it there."""
+    return PRIVATE_PATH + "…" if path.startswith(PRIVATE_PATH) else path

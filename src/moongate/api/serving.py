@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import uuid
 from collections.abc import Callable
 
 from fastapi import FastAPI
@@ -206,6 +207,6 @@ def refusal(status: int, message: str) -> bytes:
     body = to_json({"error": message})
     head = (
         b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n"
-        b"x-content-type-options: nosniff\r\nx-frame-options: DENY\r\n\r\n"
+        b"x-request-id: %b\r\nx-content-type-options: nosniff\r\nx-frame-options: DENY\r\n\r\n"
     )
-    return head % (status, REASONS[status], len(body)) + body
+    return head % (status, REASONS[status], len(body), uuid.uuid4().hex.encode()) + body

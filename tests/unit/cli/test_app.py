@@ -2,8 +2,6 @@
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -89,13 +87,6 @@ def test_an_unknown_setting_is_named_with_a_suggestion(home: Path, capsys: pytes
     (home / "moongate.toml").write_text('lissten = "x"\n', encoding="utf-8")
     assert main(["config", "check"]) == 2
     assert "did you mean 'listen'" in capsys.readouterr().err
-
-
-def test_the_reference_page_says_what_help_says() -> None:
-    checked = subprocess.run(
-        [sys.executable, ROOT / "scripts" / "cli-reference", "--check"], capture_output=True, text=True
-    )
-    assert checked.returncode == 0, checked.stderr
 
 
 def test_every_flag_in_the_guides_exists() -> None:

@@ -95,7 +95,7 @@ def publishing(site: Site, *arguments: str, **env: str) -> Iterator[Tunnel]:
 def curl(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
     """Run curl with nothing of this user's settings."""
     command = [require_peer("curl"), "-q", "-sS", "--noproxy", "*", "--max-time", str(CURL_S), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, errors="replace")
     assert not check or done.returncode == 0, done.stderr
     return done
 

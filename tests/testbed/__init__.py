@@ -35,6 +35,7 @@ PEERS = {
     "postgres": Peer("postgresql", ("postgres", "/usr/lib/postgresql/*/bin/postgres")),
     "ps": Peer("procps", ("ps",)),
     "psql": Peer("postgresql", ("psql",)),
+    "scp": Peer("openssh-client", ("scp",)),
     "ssh": Peer("openssh-client", ("ssh",)),
     "ssh-keygen": Peer("openssh-client", ("ssh-keygen",)),
     "sshd": Peer("openssh-server", ("sshd",)),

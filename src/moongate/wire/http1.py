@@ -41,6 +41,7 @@ CHUNKED: Final = -1
 UNTIL_EOF: Final = -2
 NO_BODY: Final = -3
 Framing = int
+Found = dict[int, bytes]
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -238,7 +239,7 @@ def check_request(method: bytes, target: bytes, version: str, headers: Headers) 
         raise BadRequest(400, "the method is not a token")
     if _hold_controls(headers):
         raise BadRequest(400, "a field value holds control bytes")
-    found = _gather(headers)
+    found = gather(headers)
     if _NOT_A_TOKEN in found:
         raise BadRequest(400, "a field name is not a token")
     length = _parse_length(found[_LENGTH]) if _LENGTH in found else None
@@ -360,15 +361,20 @@ def body_head(facts: RequestFacts) -> bytes:
     return b"POST / HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % (facts.content_length or 0)
 
 
-def response_framing(method: bytes, status: int, headers: Headers, version: str = "1.1") -> Framing:
+def response_framing(
+    method: bytes, status: int, headers: Headers, version: str = "1.1", found: Found | None = None
+) -> Framing:
     """Return how an answer's body is delimited: a length, CHUNKED, UNTIL_EOF or NO_BODY (RFC 9112 §6.3).
+
+    `found` is what `gather` has made of the headers, where that was done already.
 
     Raises:
         ProtocolError: If the head contradicts itself, so that two readers could cut it differently.
     """
     if version not in ("1.1", "1.0"):
         raise ProtocolError(f"the upstream answered in http version {version}")
-    found = _gather(headers)
+    if found is None:
+        found = gather(headers)
     length = _one_length(found[_LENGTH]) if _LENGTH in found else None
     if _CODING in found:
         if version == "1.0" or found[_CODING].lower() != b"chunked":
@@ -404,8 +410,9 @@ def visitor_head(
     framing: Framing,
     close: bool,
     upgrade: bool = False,
+    found: Found | None = None,
 ) -> bytes:
-    """Write the head of an answer as the visitor gets it.
+    """Write the head of an answer as the visitor gets it; `found` as for `response_framing`.
 
     `version` is the visitor's; `framing` is how this side sends the body. An interim answer
     to an HTTP/1.0 visitor is empty: it could not understand one (RFC 9110 §15.2).
@@ -422,7 +429,8 @@ def visitor_head(
         raise ProtocolError("the upstream's head holds control bytes")
     if status < 200 and version == "1.0":
         return b""
-    found = _gather(headers)
+    if found is None:
+        found = gather(headers)
     if _NOT_A_TOKEN in found:
         raise ProtocolError("the upstream sent a field name that is not a token")
     restated = _restated_to_visitor(status, framing, found)
@@ -496,7 +504,7 @@ def client_ip(headers: Headers, peer_ip: str, is_trusted: Callable[[str], bool])
     return client
 
 
-def _gather(headers: Headers) -> dict[int, bytes]:
+def gather(headers: Headers) -> Found:
     """Return what the fields that concern a gateway say, by kind.
 
     Repeated ones are joined as RFC 9110 §5.3 does: where only one is allowed, the comma

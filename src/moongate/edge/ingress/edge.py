@@ -74,6 +74,8 @@ class Edge:
         self._address_connections.max = config.limits.max_connections_per_address
         self._tunnel_rates.rps = config.limits.rate_limit_rps
         self._address_rates.rps = config.limits.ip_rate_limit_rps
+        limits = config.limits
+        self.limits_requests = any((limits.rate_limit_rps, limits.ip_rate_limit_rps, limits.request_body_max_bytes))
 
     # -- admission
 

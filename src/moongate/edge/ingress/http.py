@@ -21,6 +21,7 @@ from moongate.audit.captures import Capture
 from moongate.audit.ids import id_text
 from moongate.edge.ingress.exchange import NO_BODY, Body, Exchange
 from moongate.edge.ingress.pages import error_answer
+from moongate.edge.routes import DEFAULT_OPTIONS
 from moongate.errors import BadRequest, ProtocolError
 from moongate.relay.channels import Channel, ChannelReset
 from moongate.wire import http1
@@ -71,6 +72,7 @@ class HttpVisitor(asyncio.Protocol):
         "_edge",
         "_fields",
         "_fields_of",
+        "_fields_size",
         "_first",
         "_given_up",
         "_head_since",
@@ -123,6 +125,7 @@ class HttpVisitor(asyncio.Protocol):
         self._last: Exchange | None = None  # the latest one judged
         self._fields = b""  # what was written to the upstream of these fields
         self._fields_of: http1.Headers | None = None
+        self._fields_size = 0
         self._incoming: Exchange | None = None  # the one whose request is being received
         self._active: Exchange | None = None  # the one that is being answered
         self._queue: deque[Exchange] | None = None
@@ -256,7 +259,9 @@ class HttpVisitor(asyncio.Protocol):
         try:
             if facts is None:
                 facts = http1.check_request(method, self._url, version, headers)
-            self._check_size(headers)
+                self._fields_size = sum([len(name) + len(value) for name, value in headers])
+            if self._fields_size + len(self._url) > self._edge.limits.header_bytes:
+                raise BadRequest(431, "the head of the request is too large")
         except BadRequest as error:
             self._refuse(error.status, error.code, error.message)
             return
@@ -272,11 +277,6 @@ class HttpVisitor(asyncio.Protocol):
                 self._queue = deque()
             self._queue.append(exchange)
             self._hold(_PIPELINE)
-
-    def _check_size(self, headers: http1.Headers) -> None:
-        size = len(self._url) + sum([len(name) + len(value) for name, value in headers])
-        if size > self._edge.limits.header_bytes:
-            raise BadRequest(431, "the head of the request is too large")
 
     def on_body(self, data: bytes) -> None:
         exchange = self._incoming
@@ -373,19 +373,27 @@ class HttpVisitor(asyncio.Protocol):
     def _forward(self, exchange: Exchange, found: "Tunnel") -> None:
         edge = self._edge
         found.request_count += 1
+        if (edge.limits_requests or found.options is not DEFAULT_OPTIONS) and not self._is_within_limits(
+            exchange, found
+        ):
+            return
+        if self.record is not None:
+            self.record.requests += 1
+        self._send_head(exchange, found)
+
+    def _is_within_limits(self, exchange: Exchange, found: "Tunnel") -> bool:
+        edge = self._edge
         retry_after = edge.rate_exceeded(found, self.peer)
         if retry_after:
             self._answer_here(
                 exchange, 429, "limit.exceeded", "too many requests to this name", retry_after_s=int(retry_after) + 1
             )
-            return
+            return False
         limit = edge.body_limit(found)
         if limit and (exchange.facts.content_length or 0) > limit:
             self._answer_here(exchange, 413, "http.too_large", f"the request body is larger than {limit} bytes")
-            return
-        if self.record is not None:
-            self.record.requests += 1
-        self._send_head(exchange, found)
+            return False
+        return True
 
     def _send_head(self, exchange: Exchange, found: "Tunnel") -> None:
         channel = self._channel
@@ -519,7 +527,8 @@ class HttpVisitor(asyncio.Protocol):
             )
             return True
         upgrade = status == 101 and exchange.facts.upgrade is not None
-        framing = http1.response_framing(exchange.method, status, headers, parser.get_http_version())
+        fields = http1.gather(headers)
+        framing = http1.response_framing(exchange.method, status, headers, parser.get_http_version(), fields)
         exchange.until_eof = framing == http1.UNTIL_EOF
         exchange.framing = http1.visitor_framing(framing, exchange.version)
         if (
@@ -538,6 +547,7 @@ class HttpVisitor(asyncio.Protocol):
                 framing=exchange.framing,
                 close=self._close_after,
                 upgrade=upgrade,
+                found=fields,
             )
         )
         exchange.status = status

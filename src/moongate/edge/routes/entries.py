@@ -85,7 +85,9 @@ class TunnelOptions:
         for name, value in known.items():
             if not _OPTION_RULES[name](value):
                 raise ConfigurationError(f"option {name} cannot be {value!r}")
-        return cls(**known) if known else DEFAULT_OPTIONS  # type: ignore[arg-type]
+        options = cls(**known)  # type: ignore[arg-type]
+        # One object for all that ask for nothing: the data path tells by identity.
+        return DEFAULT_OPTIONS if options == DEFAULT_OPTIONS else options
 
 
 def _is_count(value: object) -> bool:

@@ -177,7 +177,8 @@ class Node:
         self._tokens.on_deleted.append(self._control.revoke)
         leftovers = await self._history.close_leftovers(config.lease_hold_s)
         now = asyncio.get_running_loop().time()
-        restored = self._routes.restore(now, [_Kept.of(leftover) for leftover in leftovers])
+        labels = {token.id: token.label for token in await self._tokens.list()} if leftovers else {}
+        restored = self._routes.restore(now, [_Kept.of(leftover) for leftover in leftovers], labels)
         if restored:
             log.info("names kept from before the restart", names=restored)
         self._serve_application(config)

@@ -605,6 +605,12 @@ class TestRestart:
         claimed = Agent(routes, identity("one")).claim(0.0, "app", kind="tls")
         assert claimed.tunnel.id != Row("", "", None, None).tunnel_id
 
+    def test_a_restored_hold_names_its_holder_as_people_know_it(self) -> None:
+        routes, other = make_routes(wall=WALL), identity("two")
+        routes.restore(0.0, [Row("app.localhost", "http", "one", None)], {"one": "laptop"})
+        with pytest.raises(NameTaken, match="'laptop'"):
+            Agent(routes, other).claim(0.0)
+
     def test_of_two_agents_from_before_the_newer_one_wins_in_whatever_order_they_come(self) -> None:
         for newer_first in (True, False):
             routes, who = make_routes(wall=WALL), identity("one")

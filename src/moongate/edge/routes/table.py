@@ -8,7 +8,7 @@ module in words.
 import copy
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -239,8 +239,11 @@ class Routes:
             self._ports.put_last(ended.port)
         return ended
 
-    def restore(self, now: float, rows: Iterable[ClosedRow]) -> int:
-        """Hold the names that were in use before a restart for those who had them; returns how many."""
+    def restore(self, now: float, rows: Iterable[ClosedRow], labels: Mapping[str, str] | None = None) -> int:
+        """Hold the names that were in use before a restart for those who had them; returns how many.
+
+        `labels` are what people call the tokens, by their ids.
+        """
         restored = 0
         for row in rows:
             since = self._wall_clock() - row.unregistered_at if row.unregistered_at is not None else 0.0
@@ -248,7 +251,7 @@ class Routes:
             left = self.hold_s - max(0.0, since)
             if left <= 0 or row.label in self._leases or not self._is_ours(row):
                 continue
-            self._leases[row.label] = self._held[row.label] = _restored(row, now + left)
+            self._leases[row.label] = self._held[row.label] = _restored(row, now + left, labels or {})
             if row.protocol == "tcp":
                 self._ports.take(int(row.label))
             restored += 1
@@ -442,8 +445,8 @@ class Routes:
                 return self._number
 
 
-def _restored(row: ClosedRow, until: float) -> Lease:
-    holder = "admin" if row.token_id is None else f"token {row.token_id[:8]}"
+def _restored(row: ClosedRow, until: float, labels: Mapping[str, str]) -> Lease:
+    holder = "admin" if row.token_id is None else labels.get(row.token_id, f"token {row.token_id[:8]}")
     return Lease(
         name=row.label,
         kind=row.protocol,

@@ -78,6 +78,13 @@ def test_programs_get_json_lines(gateway: Gateway, sample: SampleService) -> Non
     assert request["tunnel"] == ready["public_url"]
 
 
+def test_verbose_logs_each_event_on_stderr_without_the_token(gateway: Gateway, sample: SampleService) -> None:
+    agent = gateway.run("http", str(sample.port), "--subdomain", "verbose", "--verbose")
+    agent.wait_for("TunnelReady", where="err")
+    assert agent.end() == 0
+    assert (gateway.home / "join").read_text(encoding="utf-8").partition("#")[2][:36] not in agent.err
+
+
 def test_an_agent_whose_reader_has_left_ends_quietly(gateway: Gateway, sample: SampleService) -> None:
     agent = gateway.run("http", str(sample.port), "--subdomain", "unread", "--json")
     agent.wait_for("tunnel_ready")
@@ -251,7 +258,7 @@ def test_status_shows_tunnels_with_a_token_and_counts_without(
     stranger = environment(tmp_path)
     program = Program(["status", "--api", f"http://127.0.0.1:{gateway.api_port}"], stranger)
     assert program.wait() == 0
-    assert "1 tunnels" in program.out
+    assert "1 tunnel\n" in program.out
     assert "shown.localhost" not in program.out
     program = Program(["token", "list", "--api", f"http://127.0.0.1:{gateway.api_port}"], stranger)
     assert program.wait() == 3

@@ -7,6 +7,9 @@ from `ps` before anything slow is imported.
 import sys
 from collections.abc import Sequence
 
+# As a shell says it of a program that SIGINT ended; a command that runs ends Ctrl-C with 0.
+INTERRUPTED = 130
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
@@ -15,6 +18,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     exposed = hide_secrets(arguments)
 
-    from moongate.cli.app import run
+    try:
+        from moongate.cli.app import run
 
-    return run(arguments, secrets_exposed=exposed)
+        return run(arguments, secrets_exposed=exposed)
+    except KeyboardInterrupt:
+        return INTERRUPTED

@@ -106,13 +106,18 @@ def show_status(base: str | None, token_file: Path | None, *, as_json: bool) -> 
     if as_json:
         print(json_line({**state, "api": api.base, "tunnels": tunnels}))
         return Exit.OK
-    print(f"{api.base}  ok  {state['active_sessions']} sessions  {state['active_tunnels']} tunnels")
+    counts = (_counted(int(state[f"active_{what}s"]), what) for what in ("session", "tunnel"))
+    print("  ".join((api.base, "ok", *counts)))
     if not api.token:
         print("no token at hand, so the tunnels are not shown", file=sys.stderr)
     _print_table(
         ("public URL", "kind", "agent", "since", "requests", "in", "out"), [_tunnel_row(one) for one in tunnels]
     )
     return Exit.OK
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _tunnel_row(tunnel: Mapping[str, Any]) -> tuple[str, ...]:

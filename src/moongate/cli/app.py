@@ -46,8 +46,6 @@ def run(arguments: Sequence[str], *, secrets_exposed: bool = False) -> int:
         return exit_for(error)
     except typer.TyperException as error:
         return _typed_wrong(error, as_json=as_json)
-    except (KeyboardInterrupt, typer.Abort):
-        return Exit.OK
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         report("system.failed", f"{where}{(error.strerror or str(error)).lower()}", "", as_json=as_json)

@@ -21,7 +21,9 @@ from moongate.cli.upstreams import Local
 from moongate.cli.view import Light, RequestView, TunnelView, View
 from moongate.errors import ReachError
 from moongate.net.dialing import NodeAddress
-from moongate.telemetry import setup_logging
+from moongate.telemetry import get_logger, setup_logging
+
+log = get_logger(__name__)
 
 # How long giving the names back may take when we are asked to stop.
 GOODBYE_S = 2.0
@@ -164,6 +166,7 @@ class Foreground:
             self._agent.stop()
 
     def _tell(self, event: reports.AgentEvent) -> None:
+        log.debug("agent", what=type(event).__name__, **_details(event))
         match event:
             case reports.TunnelReady():
                 self._tunnel_ready(event)
@@ -253,6 +256,12 @@ def _sites(wanted: Sequence[Wanted]) -> SiteMaker | None:
     from moongate.node import static_sites
 
     return static_sites()
+
+
+def _details(event: reports.AgentEvent) -> dict[str, object]:
+    """Return what an event says, for the log; its route by where it leads."""
+    said = {name: getattr(event, name) for name in type(event).__slots__}
+    return {name: str(value.upstream) if isinstance(value, Route) else value for name, value in said.items()}
 
 
 def _light(lamp: reports.Lamp) -> Light:

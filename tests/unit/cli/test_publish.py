@@ -15,10 +15,16 @@ from moongate.cli.publish import Foreground, route_of
 from moongate.cli.tunnels import Wanted
 from moongate.cli.upstreams import Local
 from moongate.net.dialing import NodeAddress
+from moongate.telemetry import setup_logging
 
 NODE = NodeAddress("gate.example.org", 443, token="t")
 WEB = Wanted("http", Local("http", "localhost", 3000), subdomain="shop", host_header="app", rate_limit_rps=5)
 TCP = Wanted("tcp", Local("tcp", "db", 5432), label="db", port=20010, proxy_protocol="v2")
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> None:
+    setup_logging("error")
 
 
 @pytest.fixture

@@ -40,6 +40,7 @@ http {
 ORIGIN = Template(
     """  access_log off;
   sendfile on;
+  sendfile_max_chunk 256k;
   server {
     listen 127.0.0.1:$port backlog=4096;
     location / { return 200 "$answer"; }

@@ -32,6 +32,7 @@ class Capture:
     """One finished exchange; bodies are copies cut at the capture limit, or None when none was taken."""
 
     __slots__ = (
+        "_response_head",
         "conn_id",
         "duration_s",
         "id",
@@ -43,7 +44,6 @@ class Capture:
         "request_truncated",
         "response_body",
         "response_bytes",
-        "response_headers",
         "response_truncated",
         "started_at",
         "status",
@@ -60,7 +60,7 @@ class Capture:
         path: str,
         status: int,
         request_headers: Headers,
-        response_headers: Headers,
+        response_headers: Headers | bytes,
         request_body: bytes | None,
         response_body: bytes | None,
         request_truncated: bool,
@@ -78,7 +78,8 @@ class Capture:
         self.path = path
         self.status = status
         self.request_headers = request_headers
-        self.response_headers = response_headers
+        # The data path hands over the head as it was written: one object that is kept, instead of one for each field.
+        self._response_head = response_headers
         self.request_body = request_body
         self.response_body = response_body
         self.request_truncated = request_truncated
@@ -88,6 +89,12 @@ class Capture:
         self.started_at = started_at
         self.ttfb_s = ttfb_s
         self.duration_s = duration_s
+
+    @property
+    def response_headers(self) -> Headers:
+        """The fields of the answer, in their order."""
+        head = self._response_head
+        return _fields(head) if isinstance(head, bytes) else head
 
     def drop_bodies(self) -> None:
         """Let the bodies go and say that they are cut."""
@@ -117,6 +124,12 @@ class Capture:
         """Return what sending it again needs, secrets included."""
         body, truncated = self.request_body, self.request_truncated
         return Resendable(self.method, self.path, list(self.request_headers), body, truncated)
+
+
+def _fields(head: bytes) -> Headers:
+    """Return the fields of a head that the edge wrote: a start line, then `name: value`, each with CRLF."""
+    lines = head.split(b"\r\n")[1:]
+    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines) if name]
 
 
 @dataclass(frozen=True, slots=True)

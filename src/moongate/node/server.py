@@ -32,6 +32,7 @@ from moongate.net.addresses import host_port
 from moongate.net.certificates import Certificates
 from moongate.net.dialing import make_join
 from moongate.net.listening import Listener, Peer, RawFactory
+from moongate.net.memory import return_memory
 from moongate.node.home import Home
 from moongate.storage.database import Database, sqlite_url
 from moongate.tasks import TaskSet
@@ -60,6 +61,7 @@ FIXED_SETTINGS: Final = frozenset(
     ]
 )
 GC_THRESHOLDS: Final = (20_000, 20, 50)
+MEMORY_RETURNED_S: Final = 60.0
 JOIN_LABEL: Final = "join"
 APPLICATION_DRAIN_S: Final = 5.0
 
@@ -78,6 +80,13 @@ class _Kept:
     def of(cls, row: Leftover) -> "_Kept":
         at = row.unregistered_at
         return cls(row.tunnel_id, row.label, row.protocol, row.token_id, None if at is None else at.timestamp())
+
+
+async def _return_memory() -> None:
+    """What a crowd of visitors used is the system's again soon after they have left."""
+    while True:
+        await asyncio.sleep(MEMORY_RETURNED_S)
+        return_memory()
 
 
 class Node:
@@ -189,6 +198,7 @@ class Node:
         self._tasks.start("agents watch", self._control.watch())
         self._tasks.start("activity", self._control.tell_activity())
         self._tasks.start("certificates", self._certificates.watch())
+        self._tasks.start("memory", _return_memory())
 
     def _make_routes(self, config: Config, names: list[str]) -> Routes:
         return Routes(

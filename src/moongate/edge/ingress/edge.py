@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Container
+from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
 from moongate.audit.captures import Captures
@@ -14,7 +15,7 @@ from moongate.edge.limits import ConnectionLimits, RateLimits, address_key, stri
 from moongate.edge.routes import Routes, Tunnel
 from moongate.net.listening import Peer
 from moongate.telemetry import Metrics
-from moongate.wire.http1 import Headers
+from moongate.wire.http1 import Headers, client_ip
 
 if TYPE_CHECKING:
     from moongate.edge.control import AgentSession
@@ -68,6 +69,7 @@ class Edge:
         self.capturing = config.capture.enabled
         self.capture_room = config.capture.body_max_bytes if config.capture.enabled else 0
         self.plain_http = config.plain_http
+        self.logs_requests = config.log_level == "debug"
         port = config.listen_address[1]
         self.https_port = "" if port == 443 else f":{port}"
         self._tunnel_connections.max = config.limits.max_connections_per_tunnel
@@ -89,7 +91,15 @@ class Edge:
         return name is not None and name.rstrip(".") != host and name not in self.application_hosts
 
     def is_trusted(self, peer: Peer) -> bool:
-        return self._trusts(peer.via or peer.address)
+        # Whom a PROXY header named is a visitor like any other, however trusted the proxy.
+        return self._trusts(peer.address)
+
+    def client_of(self, peer: Peer, headers: Headers) -> Peer:
+        """Return who asked: the peer, or the client that a trusted proxy names."""
+        if not self.is_trusted(peer):
+            return peer
+        address = client_ip(headers, peer.address, self._trusts)
+        return peer if address == peer.address else replace(peer, address=address, port=0, via=peer.address)
 
     def session_of(self, tunnel: Tunnel) -> "AgentSession | None":
         """Return the agent that answers for a tunnel; routes know only that it is one."""

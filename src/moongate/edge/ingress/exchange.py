@@ -50,7 +50,7 @@ class Exchange:
 
     __slots__ = (
         "answer",
-        "answer_headers",
+        "answer_head",
         "complete",
         "facts",
         "framing",
@@ -88,7 +88,7 @@ class Exchange:
         self.started_at = at
         self.request: Body | None = None  # until the first byte of it has come
         self.answer: Body | None = None
-        self.answer_headers: Headers = []
+        self.answer_head = b""  # as it was written to the visitor
         self.trailers: Headers | None = None
         self.complete = False  # the whole request has come
         self.waiting: list[bytes] | None = None  # body pieces of a pipelined request

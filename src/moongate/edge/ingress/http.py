@@ -47,6 +47,9 @@ _SWITCHING: Final = 4
 
 _READING, _SWITCHED, _CLOSING = range(3)
 
+# One text for each, however many captures hold it.
+_METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
+
 # RESET code -> status, code, message.
 _FAILURES: Final[dict[int, tuple[int, str, str]]] = {
     wire.UPSTREAM_REFUSED: (502, "upstream.refused", "the service behind this name refused the connection"),
@@ -65,6 +68,7 @@ class HttpVisitor(asyncio.Protocol):
 
     __slots__ = (
         "_active",
+        "_admitted",
         "_advancing",
         "_channel",
         "_channel_uses",
@@ -104,6 +108,7 @@ class HttpVisitor(asyncio.Protocol):
     def __init__(self, edge: "Edge", peer: "Peer") -> None:
         self._edge = edge
         self.peer = peer
+        self._admitted = peer  # whom this connection is counted for: behind a trusted proxy, the client it names
         self._transport: Any = None
         self._parser: HttpRequestParser = HttpRequestParser(self)
         self._state = _READING
@@ -328,6 +333,8 @@ class HttpVisitor(asyncio.Protocol):
             self._forward(exchange, found)
         elif self.peer.tls and edge.is_misdirected(self.peer, host):
             self._answer_here(exchange, 421, "http.misdirected", "the tls server name and the host field differ")
+        elif edge.must_redirect(self.peer):
+            self._redirect(exchange)
         elif host in edge.application_hosts:
             if self._first is not None:
                 self._wants_application = True
@@ -337,9 +344,7 @@ class HttpVisitor(asyncio.Protocol):
         else:
             self._first = None
             self._active = exchange
-            if edge.must_redirect(self.peer):
-                self._redirect(exchange)
-            elif (found := self._enter(exchange, host)) is not None:
+            if (found := self._enter(exchange, host)) is not None:
                 self._forward(exchange, found)
 
     def _enter(self, exchange: Exchange, host: str) -> "Tunnel | None":
@@ -362,12 +367,14 @@ class HttpVisitor(asyncio.Protocol):
             self._session = edge.session_of(found)
             return found
         self._leave_tunnel("visitor turned to another name")
-        if not edge.admit_connection(found, self.peer):
+        client = edge.client_of(self.peer, exchange.headers)
+        if not edge.admit_connection(found, client):
             self._answer_here(exchange, 429, "limit.exceeded", "too many connections to this name", retry_after_s=1)
             return None
         self._tunnel = found
         self._session = edge.session_of(found)
-        self.record = edge.open_record("HTTP", found, self.peer, exchange.headers)
+        self._admitted = client
+        self.record = edge.open_record("HTTP", found, client, exchange.headers)
         return found
 
     def _forward(self, exchange: Exchange, found: "Tunnel") -> None:
@@ -383,7 +390,7 @@ class HttpVisitor(asyncio.Protocol):
 
     def _is_within_limits(self, exchange: Exchange, found: "Tunnel") -> bool:
         edge = self._edge
-        retry_after = edge.rate_exceeded(found, self.peer)
+        retry_after = edge.rate_exceeded(found, edge.client_of(self.peer, exchange.headers))
         if retry_after:
             self._answer_here(
                 exchange, 429, "limit.exceeded", "too many requests to this name", retry_after_s=int(retry_after) + 1
@@ -424,7 +431,9 @@ class HttpVisitor(asyncio.Protocol):
         )
 
     def _redirect(self, exchange: Exchange) -> None:
-        location = f"https://{exchange.facts.host}{self._edge.https_port}{exchange.facts.target.decode('latin-1')}"
+        host = exchange.facts.host
+        shown = f"[{host}]" if ":" in host else host
+        location = f"https://{shown}{self._edge.https_port}{exchange.facts.target.decode('latin-1')}"
         self._answer_here(exchange, 308, "http.redirect", "this name is served over https", location=location)
 
     # -- answers of our own
@@ -538,20 +547,19 @@ class HttpVisitor(asyncio.Protocol):
             or self._edge.draining
         ) and not upgrade:
             self._close_after = True
-        self._out.append(
-            http1.visitor_head(
-                status,
-                reason,
-                headers,
-                version=exchange.version,
-                framing=exchange.framing,
-                close=self._close_after,
-                upgrade=upgrade,
-                found=fields,
-            )
+        head = http1.visitor_head(
+            status,
+            reason,
+            headers,
+            version=exchange.version,
+            framing=exchange.framing,
+            close=self._close_after,
+            upgrade=upgrade,
+            found=fields,
         )
+        self._out.append(head)
         exchange.status = status
-        exchange.answer_headers = headers
+        exchange.answer_head = head
         exchange.ttfb_s = self._edge.now() - exchange.started
         return not (framing == http1.NO_BODY and exchange.method == b"HEAD")
 
@@ -626,11 +634,26 @@ class HttpVisitor(asyncio.Protocol):
         if found.options.capture and edge.capturing:
             capture = self._capture(exchange, found, duration)
             edge.captures.add(capture)
+        if edge.logs_requests:
+            self._log_request(exchange, found, duration)
         if edge.events.listeners:
             edge.events.publish("request", lambda: _request_event(exchange, found, duration))
         if self.on_capture is not None:
             # Who sent it wants to see the answer, also where nothing is recorded.
             self.on_capture(capture or self._capture(exchange, found, duration))
+
+    def _log_request(self, exchange: Exchange, found: "Tunnel", duration: float) -> None:
+        log.debug(
+            "request",
+            request_id=id_text(exchange.id),
+            connection_id=self.record.uuid if self.record is not None else "",
+            tunnel=found.id,
+            method=exchange.method.decode("latin-1"),
+            path=exchange.facts.target.decode("latin-1"),
+            status=exchange.status,
+            duration_ms=round(duration * 1000, 1),
+            peer=self._admitted.text,
+        )
 
     def _capture(self, exchange: Exchange, found: "Tunnel", duration: float) -> Capture:
         request, answer = exchange.request or NO_BODY, exchange.answer or NO_BODY
@@ -638,11 +661,11 @@ class HttpVisitor(asyncio.Protocol):
             exchange.id,
             found.id,
             self.record.id if self.record is not None else exchange.id,
-            exchange.method.decode("latin-1"),
+            _METHODS.get(exchange.method) or exchange.method.decode("latin-1"),
             exchange.facts.target.decode("latin-1"),
             exchange.status,
             exchange.headers,
-            exchange.answer_headers,
+            exchange.answer_head,
             request.kept(),
             answer.kept(),
             request.truncated,
@@ -877,7 +900,7 @@ class HttpVisitor(asyncio.Protocol):
             self._edge.close_record(self.record, reason)
             self.record = None
         if self._tunnel is not None:
-            self._edge.release_connection(self._tunnel, self.peer)
+            self._edge.release_connection(self._tunnel, self._admitted)
             self._tunnel = None
             self._session = None
 

@@ -54,7 +54,27 @@ class Site(Gateway):
         return path
 
     def end(self) -> None:
-        assert self.program.end(signal.SIGTERM) == 0
+        if self.program.process.poll() is None:
+            assert self.program.end(signal.SIGTERM) == 0
+
+    def __enter__(self) -> "Site":
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is None:
+            self.end()
+        else:
+            self.program.end(signal.SIGKILL)
+
+
+@contextmanager
+def running(program: Program) -> Iterator[Program]:
+    """Leave no process behind when a test fails."""
+    try:
+        yield program
+    finally:
+        if program.process.poll() is None:
+            program.end(signal.SIGKILL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +100,12 @@ class Tunnel:
 @contextmanager
 def publishing(site: Site, *arguments: str, **env: str) -> Iterator[Tunnel]:
     """Run an agent as a program would, from `tunnel_ready` to Ctrl-C."""
-    agent = Program([*arguments, "--json"], {**site.env, **env})
-    try:
+    with running(Program([*arguments, "--json"], {**site.env, **env})) as agent:
         agent.wait_for('"tunnel_ready"')
         ready = next(event for event in agent.events if event["event"] == "tunnel_ready")
         yield Tunnel(agent, ready)
-    except BaseException:
-        agent.end(signal.SIGKILL)
-        raise
-    if agent.process.poll() is None:
-        assert agent.end(signal.SIGINT) == 0, agent.err
+        if agent.process.poll() is None:
+            assert agent.end(signal.SIGINT) == 0, agent.err
 
 
 def curl(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[str]":

@@ -13,9 +13,8 @@ Publish = Callable[..., Tunnel]
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The node that most tests share; those that stop or change one start their own."""
-    site = Site(tmp_path_factory.mktemp("site") / "home")
-    yield site
-    site.end()
+    with Site(tmp_path_factory.mktemp("site") / "home") as site:
+        yield site
 
 
 @pytest.fixture

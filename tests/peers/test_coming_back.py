@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from moongate.net.dialing import NodeAddress, make_join
-from peers_bed import Site, Tunnel, events, publishing
+from peers_bed import Site, Tunnel, events, publishing, running
 from testbed import until
 from testbed.cutting import Relay
 from testbed.origin import Origin, Request
@@ -26,9 +26,8 @@ pytestmark = [pytest.mark.timeout(120)]
 @pytest.fixture
 def own_site(tmp_path: Path) -> Iterator[Site]:
     """A node that this test may stop, kill and start again."""
-    site = Site(tmp_path / "home")
-    yield site
-    site.end()
+    with Site(tmp_path / "home") as site:
+        yield site
 
 
 @pytest.fixture
@@ -76,9 +75,8 @@ def test_after_a_crash_of_both_the_name_is_kept_for_its_identity_and_not_for_ano
 ) -> None:
     arguments = ("http", str(origin.port), "--subdomain", "mine")
     other = own_site.token(tmp_path, "other")
-    first = own_site.run(*arguments, "--json")
-    first.wait_for('"tunnel_ready"')
-    first.end(signal.SIGKILL)
+    with running(own_site.run(*arguments)) as first:
+        first.wait_for("->")
     own_site.restart(signal.SIGKILL)
     assert own_site.answers("mine", 503)
     code, _, err = own_site.command(*arguments, "--token-file", str(other))
@@ -213,9 +211,13 @@ class Slow:
 
 @pytest.mark.parametrize("kind", ["http", "tcp"])
 def test_a_stopped_node_lets_a_download_finish_and_leaves_no_process(tmp_path: Path, kind: str) -> None:
-    site, slow = Site(tmp_path / "home", MOONGATE_DRAIN_S="30"), Slow()
-    process = psutil.Process(site.program.process.pid)
-    with Origin(slow) as origin, publishing(site, kind, str(origin.port)) as tunnel:
+    slow = Slow()
+    with (
+        Site(tmp_path / "home", MOONGATE_DRAIN_S="30") as site,
+        Origin(slow) as origin,
+        publishing(site, kind, str(origin.port)) as tunnel,
+    ):
+        process = psutil.Process(site.program.process.pid)
         port = tunnel.port if kind == "tcp" else site.port
         host = tunnel.url.partition("://")[2]
         headers = {"Host": host}
@@ -236,8 +238,12 @@ def test_a_stopped_node_lets_a_download_finish_and_leaves_no_process(tmp_path: P
 
 
 def test_a_second_signal_ends_a_node_that_is_still_draining(tmp_path: Path) -> None:
-    site, slow = Site(tmp_path / "home", MOONGATE_DRAIN_S="60"), Slow()
-    with Origin(slow) as origin, publishing(site, "http", str(origin.port), "-d", "slow"):
+    slow = Slow()
+    with (
+        Site(tmp_path / "home", MOONGATE_DRAIN_S="60") as site,
+        Origin(slow) as origin,
+        publishing(site, "http", str(origin.port), "-d", "slow"),
+    ):
         url = f"http://127.0.0.1:{site.port}/"
         with httpx.stream("GET", url, headers={"Host": "slow.localhost"}, trust_env=False, timeout=30) as answer:
             next(answer.iter_raw())

@@ -57,7 +57,7 @@ def browsing(url: str, folder: Path, *more: str) -> Iterator["subprocess.Popen[b
 
 
 def document_of(url: str, folder: Path) -> str:
-    """Return the page as it is after its scripts have run."""
-    with browsing(url, folder, "--dump-dom", "--virtual-time-budget=5000") as browser:
+    """Return the page as it is when it has loaded."""
+    with browsing(url, folder, "--dump-dom") as browser:
         out, _ = browser.communicate(timeout=PAGE_S)
         return out.decode("utf-8", "replace")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from moongate.agent import service
-from moongate.agent.reports import ClosedBy, Reconnecting, SupersededBy
+from moongate.agent.reports import AgentEvent, ClosedBy, Reconnecting, SupersededBy
 from moongate.agent.service import ExitReason
 from moongate.edge import control
 from moongate.net.dialing import NodeAddress
@@ -165,7 +165,8 @@ async def test_a_half_open_link_is_noticed_by_both_sides(house: House, monkeypat
     async with swallowing_relay(house.port) as (port, swallow):
         address = NodeAddress.parse(house.join.replace(f":{house.port}/", f":{port}/"))
         async with serving(ok) as upstream:
-            agent = service.Agent(address, [http_route(upstream, "halfopen")], on_event=(events := []).append)
+            events: list[AgentEvent] = []
+            agent = service.Agent(address, [http_route(upstream, "halfopen")], on_event=events.append)
             task = asyncio.create_task(agent.run())
             await until_async(lambda: any("halfopen" in str(event) for event in events))
             monkeypatch.setattr(channels, "SILENCE_LIMIT_S", 0.5)

@@ -27,6 +27,7 @@ from moongate.net.listening import Peer
 from moongate.relay.channels import Channel, Mux
 from moongate.relay.links import Link
 from moongate.tasks import TaskSet
+from moongate.telemetry import Metrics
 from moongate.wire import tunnel as wire
 from moongate.wire.tunnel import Message, Payload
 
@@ -209,6 +210,7 @@ class Control:
         events: Events,
         node_id: str,
         release: str,
+        metrics: Metrics,
         tasks: TaskSet,
     ) -> None:
         self.routes = routes
@@ -217,13 +219,13 @@ class Control:
         self.watched: set[AgentSession] = set()
         self.edge: Edge
         self.ports: TcpPorts
-        self.auth_failures = 0
         self._tokens = tokens
         self._history = history
         self._captures = captures
         self._events = events
         self._node_id = node_id
         self._release = release
+        self._metrics = metrics
         self._tasks = tasks
         self._loop = asyncio.get_running_loop()
         self._probes: deque[tuple[float, AgentSession]] = deque()
@@ -269,7 +271,7 @@ class Control:
         try:
             identity = await self._tokens.verify(token)
         except MoongateError as error:
-            self.auth_failures += 1
+            self._metrics.auth_failures += 1
             log.warning("agent refused", peer=peer.text, code=error.code)
             self._refuse_link(link, error)
             return
@@ -354,6 +356,7 @@ class Control:
             if not self.routes.tunnels_of(loser):
                 loser.mux.link.fail("the agent is back on another link")
             return
+        self._metrics.superseded += 1
         error = Superseded("a newer agent with the same token holds this name now")
         loser.send({"type": "superseded", "tunnel": was.number, "generation": was.generation, "message": error.message})
         log.info("tunnel taken over", tunnel=was.id, name=was.name, loser=loser.id)

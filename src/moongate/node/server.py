@@ -159,6 +159,7 @@ class Node:
             events=self._events,
             node_id=self._node_id,
             release=__version__,
+            metrics=self._metrics,
             tasks=self._tasks,
         )
         self._listener = Listener(
@@ -314,7 +315,11 @@ class Node:
             "Records never stored.",
             lambda: self._connections.dropped_records,
         )
-        metrics.counter("moongate_agent_auth_failures_total", "Agents refused.", lambda: self._control.auth_failures)
+        metrics.counter(
+            "moongate_history_entries_dropped_total",
+            "Entries of tunnels never stored.",
+            lambda: self._history.dropped_entries,
+        )
 
     # -- running and stopping
 

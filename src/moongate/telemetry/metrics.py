@@ -38,8 +38,6 @@ class Metrics:
         self.bytes_out = 0
         self.connections = 0
         self.auth_failures = 0
-        self.rate_limited = 0
-        self.bad_requests = 0
         self.superseded = 0
         self.loop_stalls = 0
         self.register(self)
@@ -80,8 +78,6 @@ class Metrics:
             ("moongate_visitor_bytes_out_total", "Bytes from upstreams to visitors.", self.bytes_out),
             ("moongate_visitor_connections_total", "Connections of visitors.", self.connections),
             ("moongate_auth_failures_total", "Credentials that were refused.", self.auth_failures),
-            ("moongate_rate_limited_total", "Requests and connections beyond a limit.", self.rate_limited),
-            ("moongate_bad_requests_total", "Requests that were not forwarded.", self.bad_requests),
             ("moongate_superseded_total", "Names taken over by a newer agent.", self.superseded),
             ("moongate_loop_stalls_total", "Stalls of the event loop beyond 250 ms.", self.loop_stalls),
         ):

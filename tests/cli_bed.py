@@ -103,10 +103,14 @@ class Program:
         def over() -> bool:
             return said() or self.process.poll() is not None
 
-        until(over, timeout_s=timeout_s, what=f"{what!r}; so far: {self._said}")
-        for reader in self._readers if self.process.poll() is not None else ():
-            reader.join()
-        assert said(), f"ended with {self.process.poll()} without {what!r}: {self._said}"
+        try:
+            until(over, timeout_s=timeout_s, what=f"{what!r}; so far: {self._said}")
+            for reader in self._readers if self.process.poll() is not None else ():
+                reader.join()
+            assert said(), f"ended with {self.process.poll()} without {what!r}: {self._said}"
+        except BaseException:
+            self.end(signal.SIGKILL)
+            raise
 
     def resize(self, columns: int, rows: int) -> None:
         assert self._master is not None
@@ -172,11 +176,7 @@ class Gateway:
 
     def start(self) -> Program:
         program = Program(["server", "--log-level", "warning"], self.env)
-        try:
-            program.wait_for("ready ")
-        except BaseException:
-            program.end(signal.SIGKILL)
-            raise
+        program.wait_for("ready ")
         return program
 
     def restart(self, number: signal.Signals) -> None:

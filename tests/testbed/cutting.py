@@ -19,6 +19,7 @@ class Relay:
         self.port: int = self._server.getsockname()[1]
         self._threads: list[threading.Thread] = []
         self._open: set[socket.socket] = set()
+        self._swallows: set[socket.socket] = set()
         self._start(self._accept)
 
     def __enter__(self) -> "Relay":
@@ -42,6 +43,10 @@ class Relay:
             with suppress(OSError):
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
                 connection.shutdown(socket.SHUT_RDWR)
+
+    def swallow(self) -> None:
+        """From now on let nothing through on what is open, and close nothing: as a firewall does that forgot it."""
+        self._swallows |= self._open
 
     def _start(self, run: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=run, args=arguments)
@@ -68,7 +73,8 @@ class Relay:
     def _carry(self, source: socket.socket, sink: socket.socket, ended: threading.Barrier) -> None:
         try:
             while data := source.recv(PIECE):
-                sink.sendall(data)
+                if source not in self._swallows:
+                    sink.sendall(data)
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             for end in (source, sink):

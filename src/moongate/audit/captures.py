@@ -1,6 +1,7 @@
 """Recorded HTTP exchanges: the newest of each tunnel in memory, written behind to the database."""
 
 import asyncio
+import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from moongate.storage.writing import WriteBehind
 __all__ = ["Capture", "Captures", "Resendable", "StoredCapture"]
 
 FLUSH_INTERVAL_S = 1.0
+FLOOD_INTERVAL_S = 5.0
 # Over all tunnels; the rings of the quietest give way first, and the database answers for them.
 RECORDS_MAX = 20_000
 # In the database, over all tunnels that ever were; each one's own rows end with its ring's length.
@@ -35,7 +37,7 @@ StoredCapture = Capture
 class _Ring:
     """The newest captures of one tunnel; the last `unwritten` of them wait for the database."""
 
-    __slots__ = ("dirty", "gone", "in_flight", "kept", "since_trim", "tunnel_id", "unwritten")
+    __slots__ = ("dirty", "gone", "in_flight", "kept", "since_trim", "tunnel_id", "unwritten", "written_at")
 
     def __init__(self, tunnel_id: str) -> None:
         self.tunnel_id = tunnel_id
@@ -45,6 +47,7 @@ class _Ring:
         self.since_trim = 0
         self.dirty = False
         self.gone = False
+        self.written_at = -math.inf
 
 
 class Captures:
@@ -66,6 +69,7 @@ class Captures:
         self.enabled = settings.enabled
         self._ring_max = settings.ring
         self._bytes_max = settings.total_bytes
+        self._everything = False  # also what a flood is about to overtake
         self._rings: OrderedDict[str, _Ring] = OrderedDict()
         self._dirty: list[_Ring] = []
         self._with_bodies: OrderedDict[bytes, Capture] = OrderedDict()
@@ -139,10 +143,15 @@ class Captures:
         Raises:
             StorageError: If the database fails; what waits is kept.
         """
-        await self._writer.flush()
+        self._everything = True
+        try:
+            await self._writer.flush()
+        finally:
+            self._everything = False
 
     async def aclose(self) -> None:
         """Write everything and stop."""
+        self._everything = True
         await self._writer.aclose()
 
     async def requests(self, tunnel_id: str, limit: int = 50) -> list[dict[str, Any]]:
@@ -194,8 +203,10 @@ class Captures:
         dirty, self._dirty = self._dirty, []
         waiting: list[tuple[_Ring, Capture]] = []
         dirty = [ring for ring in dirty if self._rings.get(ring.tunnel_id) is ring]
+        dirty = [ring for ring in dirty if self._is_due(ring)]
         for ring in dirty:
             ring.dirty = False
+            ring.written_at = self._monotonic()
             self._rings.move_to_end(ring.tunnel_id)
             waiting += [(ring, capture) for capture in islice(ring.kept, len(ring.kept) - ring.unwritten, None)]
             ring.in_flight, ring.unwritten = ring.unwritten, 0
@@ -210,6 +221,18 @@ class Captures:
         if self._monotonic() >= self._next_retention:
             await self._retain()
             self._next_retention = self._monotonic() + _RETENTION_INTERVAL_S
+
+    def _is_due(self, ring: _Ring) -> bool:
+        """Tell whether to write a ring now; one in a flood, which will have turned over again, is written seldom."""
+        if (
+            self._everything
+            or ring.gone
+            or ring.unwritten < self._ring_max
+            or self._monotonic() - ring.written_at >= FLOOD_INTERVAL_S
+        ):
+            return True
+        self._dirty.append(ring)
+        return False
 
     async def _write(self, chunk: Sequence[tuple[_Ring, Capture]]) -> None:
         rows: list[Row] = []

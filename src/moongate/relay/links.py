@@ -7,6 +7,7 @@ import asyncio
 from typing import Protocol
 
 from moongate.errors import ProtocolError
+from moongate.relay.turns import FairReading
 from moongate.wire import tunnel
 from moongate.wire.tunnel import FrameReader, Payload
 
@@ -26,7 +27,18 @@ class Receiver(Protocol):
 class Link(asyncio.Protocol):
     """Frames over one transport; what is sent within one turn of the loop leaves in one write."""
 
-    __slots__ = ("_flushing", "_loop", "_out", "_reader", "_transport", "failure", "heard_at", "receiver", "writable")
+    __slots__ = (
+        "_flushing",
+        "_loop",
+        "_out",
+        "_reader",
+        "_reading",
+        "_transport",
+        "failure",
+        "heard_at",
+        "receiver",
+        "writable",
+    )
 
     def __init__(self, receiver: Receiver) -> None:
         self.receiver = receiver
@@ -35,6 +47,7 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self.heard_at = self._loop.time()
         self._reader = FrameReader()
+        self._reading = FairReading()
         self._out: list[bytes] = []
         self._flushing = False
         self._transport: asyncio.Transport | None = None
@@ -46,6 +59,7 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # a stream transport, by how we dial and listen
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)  # type: ignore[union-attr]
+        self._reading.begin(transport)
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self._loop.time()
@@ -54,6 +68,7 @@ class Link(asyncio.Protocol):
                 self.receiver.frame(self, kind, channel, payload)
         except ProtocolError as error:
             self.fail(f"protocol error: {error}")
+        self._reading.took(len(data))
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -65,6 +80,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        self._reading.end()
         self._out.clear()
         self.receiver.link_lost(self, self.failure or (str(exc) if exc else "the other side closed the link"))
 
@@ -100,12 +116,12 @@ class Link(asyncio.Protocol):
             self._transport.write(data)
 
     def pause_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.pause_reading()
+        if not self.is_closed:
+            self._reading.hold()
 
     def resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        if not self.is_closed:
+            self._reading.release()
 
     def close(self) -> None:
         """Send what is waiting, then close."""

@@ -3,6 +3,8 @@
 import asyncio
 from typing import Any
 
+from moongate.relay.turns import FairReading
+
 # What uvloop may hold unsent for one connection before its source is paused.
 WRITE_HIGH_WATER = 256 * 1024
 
@@ -14,12 +16,13 @@ class Half(asyncio.Protocol):
     and the opposite direction keeps flowing.
     """
 
-    __slots__ = ("_eof_received", "_eof_written", "bytes_received", "lost", "other", "reset", "transport")
+    __slots__ = ("_eof_received", "_eof_written", "_reading", "bytes_received", "lost", "other", "reset", "transport")
 
     def __init__(self) -> None:
         self.transport: Any = None
         self.other: Half | None = None
         self.bytes_received = 0
+        self._reading = FairReading()
         self._eof_received = False
         self._eof_written = False
         self.lost = False
@@ -27,11 +30,13 @@ class Half(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
+        self._reading.begin(transport)
 
     def data_received(self, data: bytes) -> None:
         self.bytes_received += len(data)
         if self.other is not None:
             self.other.transport.write(data)
+        self._reading.took(len(data))
 
     def eof_received(self) -> bool:
         self._eof_received = True
@@ -57,17 +62,26 @@ class Half(asyncio.Protocol):
             self.transport.close()
 
     def pause_writing(self) -> None:
-        if self.other is not None and not self.other.lost:
-            self.other.transport.pause_reading()
+        if self.other is not None:
+            self.other.hold()
 
     def resume_writing(self) -> None:
-        if self.other is not None and not self.other.lost:
-            self.other.transport.resume_reading()
+        if self.other is not None:
+            self.other.release()
+
+    def hold(self) -> None:
+        """Read no more: the other end has enough to write."""
+        self._reading.hold()
+
+    def release(self) -> None:
+        """Go on reading."""
+        self._reading.release()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self.lost:
             return
         self.lost = True
+        self._reading.end()
         if exc is not None:
             self.reset = str(exc) or type(exc).__name__
         other = self.other

@@ -19,6 +19,8 @@ from moongate.storage.migrating import migrate
 
 # One statement's worth: binding more would hold the loop for longer than a few milliseconds.
 CHUNK_ROWS = 250
+# Binding parameters is work in the loop's own thread: this many rows at a time, or visitors wait for it.
+BIND_ROWS = 25
 BUSY_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
 POOL_CONNECTIONS = 4
@@ -97,8 +99,8 @@ class Database:
         """
         try:
             async with self.begin() as conn:
-                for start in range(0, len(rows), CHUNK_ROWS):
-                    await conn.execute(statement, rows[start : start + CHUNK_ROWS])
+                for start in range(0, len(rows), BIND_ROWS):
+                    await conn.execute(statement, rows[start : start + BIND_ROWS])
         except RowRefused:
             return await self._write_singly(statement, rows)
         return 0

@@ -51,7 +51,8 @@ class Edge:
         self.application = application
         self.accept_link = accept_link
         self.loop = asyncio.get_running_loop()
-        self.now = self.loop.time
+        # The loop's own clock stands still during a turn and counts whole milliseconds.
+        self.now = time.monotonic
         self.wall = time.time
         self.ids = Ids()
         self.visitors: set[HttpVisitor | RawVisitor] = set()

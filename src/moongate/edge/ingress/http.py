@@ -9,21 +9,16 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from httptools import (
-    HttpParserCallbackError,
-    HttpParserError,
-    HttpParserUpgrade,
-    HttpRequestParser,
-    HttpResponseParser,
-)
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
 
-from moongate.audit.captures import Capture
 from moongate.audit.ids import id_text
-from moongate.edge.ingress.exchange import NO_BODY, Body, Exchange
+from moongate.edge.ingress.exchange import Body, Exchange
 from moongate.edge.ingress.pages import error_answer
+from moongate.edge.ingress.upstream import Upstream
 from moongate.edge.routes import DEFAULT_OPTIONS
 from moongate.errors import BadRequest, ProtocolError
-from moongate.relay.channels import Channel, ChannelReset
+from moongate.relay.channels import Channel
+from moongate.relay.turns import FairReading
 from moongate.wire import http1
 from moongate.wire import tunnel as wire
 
@@ -46,9 +41,6 @@ _UPSTREAM: Final = 2
 _SWITCHING: Final = 4
 
 _READING, _SWITCHED, _CLOSING = range(3)
-
-# One text for each, however many captures hold it.
-_METHODS: Final = {name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")}
 
 # RESET code -> status, code, message.
 _FAILURES: Final[dict[int, tuple[int, str, str]]] = {
@@ -82,7 +74,6 @@ class HttpVisitor(asyncio.Protocol):
         "_head_since",
         "_head_size",
         "_headers",
-        "_held",
         "_in_body_of_upgrade",
         "_in_head",
         "_incoming",
@@ -91,6 +82,7 @@ class HttpVisitor(asyncio.Protocol):
         "_out",
         "_parser",
         "_queue",
+        "_reading",
         "_refusal",
         "_session",
         "_state",
@@ -112,7 +104,7 @@ class HttpVisitor(asyncio.Protocol):
         self._transport: Any = None
         self._parser: HttpRequestParser = HttpRequestParser(self)
         self._state = _READING
-        self._held = 0
+        self._reading = FairReading()
         self._out: list[bytes] = []
         # Kept until the first head shows whether this connection is the application's.
         self._first: list[bytes] | None = []
@@ -138,7 +130,7 @@ class HttpVisitor(asyncio.Protocol):
         self._session: AgentSession | None = None
         self._channel: Channel | None = None
         self._channel_uses = 0
-        self._upstream: _Upstream | None = None
+        self._upstream: Upstream | None = None
         self._leftover = b""
         self.record: ConnectionRecord | None = None
         self.on_capture: Any = None
@@ -149,6 +141,7 @@ class HttpVisitor(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._reading.begin(transport)
         self._edge.visitors.add(self)
 
     def data_received(self, data: bytes) -> None:
@@ -156,17 +149,19 @@ class HttpVisitor(asyncio.Protocol):
         if self._state == _SWITCHED:
             self._channel.write(data)  # type: ignore[union-attr]
             self._count_in(len(data))
+            self._reading.took(len(data))
             return
         if self._state == _CLOSING or self._given_up:
             return
         if self._first is not None:
             self._first.append(data)
-        if self._held & _SWITCHING:
+        if self._reading.held & _SWITCHING:
             self._leftover += data
         else:
             self._feed(data)
         # Afterwards: the first bytes tell whose record they count for.
         self._count_in(len(data))
+        self._reading.took(len(data))
 
     def _feed(self, data: bytes) -> None:
         rest = None
@@ -209,6 +204,7 @@ class HttpVisitor(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._edge.visitors.discard(self)
+        self._reading.end()
         self._state = _CLOSING
         channel, self._channel = self._channel, None
         if self._upstream is not None:
@@ -281,7 +277,7 @@ class HttpVisitor(asyncio.Protocol):
             if self._queue is None:
                 self._queue = deque()
             self._queue.append(exchange)
-            self._hold(_PIPELINE)
+            self._reading.hold(_PIPELINE)
 
     def on_body(self, data: bytes) -> None:
         exchange = self._incoming
@@ -405,7 +401,7 @@ class HttpVisitor(asyncio.Protocol):
     def _send_head(self, exchange: Exchange, found: "Tunnel") -> None:
         channel = self._channel
         if channel is None:
-            self._upstream = _Upstream(self)
+            self._upstream = Upstream(self)
             record_id = self.record.id if self.record is not None else exchange.id
             channel = self._session.open_channel(found, self._upstream, record_id, self.peer.text)  # type: ignore[union-attr]
             self._channel = channel
@@ -440,7 +436,7 @@ class HttpVisitor(asyncio.Protocol):
 
     def _answer_here(self, exchange: Exchange, status: int, code: str, message: str, **more: Any) -> None:
         """Answer without the upstream; the connection lives on if the request had no body left to skip."""
-        close = exchange.facts.close or self._close_after or not self._body_is_through(exchange)
+        close = exchange.facts.close or self._close_after or not exchange.body_is_through
         exchange.status = status
         self._edge.metrics.answered_here(status)
         self._write_error(exchange, status, code, message, close=close, **more)
@@ -453,9 +449,6 @@ class HttpVisitor(asyncio.Protocol):
             self._close_gently()
         else:
             self._next()
-
-    def _body_is_through(self, exchange: Exchange) -> bool:
-        return exchange.complete or not exchange.facts.has_body
 
     def _write_error(
         self, exchange: Exchange | None, status: int, code: str, message: str, *, close: bool, **more: Any
@@ -509,18 +502,17 @@ class HttpVisitor(asyncio.Protocol):
     def _close_gently(self) -> None:
         """Close, but let the answer arrive: what is still being sent to us is read and dropped (RFC 9112 §9.6)."""
         self._state = _CLOSING
-        self._held = 0
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        transport.resume_reading()
+        self._reading.release(_PIPELINE | _UPSTREAM | _SWITCHING)
         if transport.can_write_eof():
             transport.write_eof()
             self._edge.loop.call_later(LINGER_S, transport.abort)
         else:
             transport.close()
 
-    # -- the answer, told by _Upstream
+    # -- the answer, told by Upstream
 
     def answer_head(self, parser: HttpResponseParser, reason: bytes, headers: http1.Headers) -> bool:
         """Pass the head on; False if no more of this message is to be expected (HEAD)."""
@@ -535,33 +527,12 @@ class HttpVisitor(asyncio.Protocol):
                 )
             )
             return True
-        upgrade = status == 101 and exchange.facts.upgrade is not None
-        fields = http1.gather(headers)
-        framing = http1.response_framing(exchange.method, status, headers, parser.get_http_version(), fields)
-        exchange.until_eof = framing == http1.UNTIL_EOF
-        exchange.framing = http1.visitor_framing(framing, exchange.version)
-        if (
-            exchange.facts.close
-            or exchange.framing == http1.UNTIL_EOF
-            or not self._body_is_through(exchange)
-            or self._edge.draining
-        ) and not upgrade:
-            self._close_after = True
-        head = http1.visitor_head(
-            status,
-            reason,
-            headers,
-            version=exchange.version,
-            framing=exchange.framing,
-            close=self._close_after,
-            upgrade=upgrade,
-            found=fields,
-        )
+        self._close_after = self._close_after or self._edge.draining
+        head = exchange.begin_answer(parser, reason, headers, close=self._close_after)
+        self._close_after = exchange.closes
         self._out.append(head)
-        exchange.status = status
-        exchange.answer_head = head
         exchange.ttfb_s = self._edge.now() - exchange.started
-        return not (framing == http1.NO_BODY and exchange.method == b"HEAD")
+        return not exchange.is_head_only
 
     def answer_body(self, data: bytes) -> None:
         exchange = self._active
@@ -571,10 +542,7 @@ class HttpVisitor(asyncio.Protocol):
         if body is None:
             body = exchange.answer = Body(self._edge.capture_room)
         body.add(data)
-        if exchange.framing == http1.CHUNKED:
-            self._out.append(http1.chunk(data))
-        else:
-            self._out.append(data)
+        self._out.append(http1.chunk(data) if exchange.framing == http1.CHUNKED else data)
 
     def answer_end(self, trailers: http1.Headers, *, reusable: bool) -> None:
         exchange = self._active
@@ -586,17 +554,17 @@ class HttpVisitor(asyncio.Protocol):
         self._finished(exchange)
         if not reusable:
             self._drop_channel()
-        if self._close_after or not self._body_is_through(exchange):
+        if self._close_after or not exchange.body_is_through:
             self.flush()
             self._drop_channel()
-            if self._body_is_through(exchange) and self._refusal is None:
+            if exchange.body_is_through and self._refusal is None:
                 self._state = _CLOSING
                 self._transport.close()
             else:
                 self._say_refusal()
                 self._close_gently()
         else:
-            if self._held & _SWITCHING and exchange.facts.upgrade is not None:
+            if self._reading.held & _SWITCHING and exchange.facts.upgrade is not None:
                 self.flush()
                 self._go_on_without_upgrade()
             self._next()
@@ -615,7 +583,7 @@ class HttpVisitor(asyncio.Protocol):
         finally:
             self._advancing = False
         if not self._queue:
-            self._release(_PIPELINE)
+            self._reading.release(_PIPELINE)
         if self._in_head and self._active is None and not self._head_since:
             self._head_since = self._edge.now()
 
@@ -630,52 +598,18 @@ class HttpVisitor(asyncio.Protocol):
         session = self._session
         if session is not None and session.watched:
             session.saw(found, exchange, duration)
-        capture = None
+        connection = self.record.id if self.record is not None else exchange.id
         if found.options.capture and edge.capturing:
-            capture = self._capture(exchange, found, duration)
-            edge.captures.add(capture)
+            edge.captures.add(exchange.capture(found.id, connection, duration))
         if edge.logs_requests:
-            self._log_request(exchange, found, duration)
+            ids = {"request_id": id_text(exchange.id), "connection_id": id_text(connection), "tunnel": found.id}
+            log.debug("request", **ids, **exchange.summary(duration), peer=self._admitted.text)
         if edge.events.listeners:
-            edge.events.publish("request", lambda: _request_event(exchange, found, duration))
+            ids = {"id": id_text(exchange.id), "tunnel_id": found.id}
+            edge.events.publish("request", lambda: ids | exchange.summary(duration))
         if self.on_capture is not None:
             # Who sent it wants to see the answer, also where nothing is recorded.
-            self.on_capture(capture or self._capture(exchange, found, duration))
-
-    def _log_request(self, exchange: Exchange, found: "Tunnel", duration: float) -> None:
-        log.debug(
-            "request",
-            request_id=id_text(exchange.id),
-            connection_id=self.record.uuid if self.record is not None else "",
-            tunnel=found.id,
-            method=exchange.method.decode("latin-1"),
-            path=exchange.facts.target.decode("latin-1"),
-            status=exchange.status,
-            duration_ms=round(duration * 1000, 1),
-            peer=self._admitted.text,
-        )
-
-    def _capture(self, exchange: Exchange, found: "Tunnel", duration: float) -> Capture:
-        request, answer = exchange.request or NO_BODY, exchange.answer or NO_BODY
-        return Capture(
-            exchange.id,
-            found.id,
-            self.record.id if self.record is not None else exchange.id,
-            _METHODS.get(exchange.method) or exchange.method.decode("latin-1"),
-            exchange.facts.target.decode("latin-1"),
-            exchange.status,
-            exchange.headers,
-            exchange.answer_head,
-            request.kept(),
-            answer.kept(),
-            request.truncated,
-            answer.truncated,
-            request.size,
-            answer.size,
-            exchange.started_at,
-            exchange.ttfb_s,
-            duration,
-        )
+            self.on_capture(exchange.capture(found.id, connection, duration))
 
     def flush(self) -> None:
         """Write what the upstream's last bytes became, in one go."""
@@ -717,7 +651,7 @@ class HttpVisitor(asyncio.Protocol):
             return
         # What follows belongs to the new protocol, if the upstream agrees to it.
         self._leftover = rest
-        self._hold(_SWITCHING)
+        self._reading.hold(_SWITCHING)
 
     def _read_body_of_upgrade(self, exchange: Exchange, rest: bytes) -> None:
         """Read the body of a request that asked for an upgrade: httptools stops before it (see http1.body_head)."""
@@ -745,7 +679,7 @@ class HttpVisitor(asyncio.Protocol):
         if self._leftover:
             self._channel.write(self._leftover)  # type: ignore[union-attr]
             self._leftover = b""
-        self._release(_SWITCHING)
+        self._reading.release(_SWITCHING)
 
     def pass_raw(self, data: bytes) -> None:
         self._write(data)
@@ -758,11 +692,11 @@ class HttpVisitor(asyncio.Protocol):
 
     def _go_on_without_upgrade(self) -> None:
         """The upstream answered as if no upgrade had been asked for: what follows is HTTP again."""
-        if not self._held & _SWITCHING:
+        if not self._reading.held & _SWITCHING:
             return
         self._parser = HttpRequestParser(self)
         rest, self._leftover = self._leftover, b""
-        self._release(_SWITCHING)
+        self._reading.release(_SWITCHING)
         if rest and self._state == _READING:
             self._feed(rest)
 
@@ -811,10 +745,10 @@ class HttpVisitor(asyncio.Protocol):
             self._answer_here(exchange, *_BROKEN_ANSWER)
 
     def hold_for_upstream(self) -> None:
-        self._hold(_UPSTREAM)
+        self._reading.hold(_UPSTREAM)
 
     def release_for_upstream(self) -> None:
-        self._release(_UPSTREAM)
+        self._reading.release(_UPSTREAM)
 
     # -- time
 
@@ -833,7 +767,7 @@ class HttpVisitor(asyncio.Protocol):
                 self._state = _CLOSING
                 self._transport.close()
         elif not exchange.complete and not exchange.status:
-            if quiet > limits.header_timeout_s and not self._held:
+            if quiet > limits.header_timeout_s and not self._reading.held:
                 self._refuse(408, "http.timeout", "the body of the request stopped coming")
         elif not exchange.status and now - max(exchange.started, self.quiet_since) > limits.response_head_timeout_s:
             self._drop_channel(abort=True)
@@ -865,6 +799,7 @@ class HttpVisitor(asyncio.Protocol):
         self._state = _CLOSING
         self._edge.visitors.discard(self)
         transport, self._transport = self._transport, None
+        self._reading.end()
         self._parser = None  # type: ignore[assignment]
         if self._url == wire.LINK_PATH and _asks_for_link(self._headers):
             head_end = received.index(b"\r\n\r\n") + 4
@@ -875,23 +810,12 @@ class HttpVisitor(asyncio.Protocol):
         protocol.connection_made(transport)
         protocol.data_received(received)
 
-    def _hold(self, why: int) -> None:
-        if not self._held and self._transport is not None:
-            self._transport.pause_reading()
-        self._held |= why
-
-    def _release(self, why: int) -> None:
-        if self._held & why:
-            self._held &= ~why
-            if not self._held and self._transport is not None and not self._transport.is_closing():
-                self._transport.resume_reading()
-
     def _drop_channel(self, *, abort: bool = False) -> None:
         channel, self._channel = self._channel, None
         if self._upstream is not None:
             self._upstream.detach()
             self._upstream = None
-        self._release(_UPSTREAM)
+        self._reading.release(_UPSTREAM)
         if channel is not None:
             channel.abort() if abort else channel.close()
 
@@ -907,127 +831,3 @@ class HttpVisitor(asyncio.Protocol):
 
 def _asks_for_link(headers: http1.Headers) -> bool:
     return any(name.lower() == b"upgrade" and value.lower() == wire.UPGRADE_TOKEN for name, value in headers)
-
-
-def _request_event(exchange: Exchange, found: "Tunnel", duration: float) -> dict[str, Any]:
-    return {
-        "id": id_text(exchange.id),
-        "tunnel_id": found.id,
-        "method": exchange.method.decode("latin-1"),
-        "path": exchange.facts.target.decode("latin-1"),
-        "status": exchange.status,
-        "duration_ms": round(duration * 1000, 3),
-        "request_bytes": (exchange.request or NO_BODY).size,
-        "response_bytes": (exchange.answer or NO_BODY).size,
-    }
-
-
-class _Upstream(asyncio.Protocol):
-    """The channel's end at the edge: cuts the upstream's bytes into answers and tells the visitor."""
-
-    __slots__ = ("_headers", "_in_head", "_over", "_parser", "_raw", "_reason", "_skip", "_trailers", "_visitor")
-
-    def __init__(self, visitor: HttpVisitor) -> None:
-        self._visitor: HttpVisitor | None = visitor
-        self._parser: HttpResponseParser = HttpResponseParser(self)
-        self._reason = b""
-        self._headers: http1.Headers = []
-        self._trailers: http1.Headers = []
-        self._in_head = False
-        self._skip = False
-        self._raw = False
-        self._over = False
-
-    def detach(self) -> None:
-        self._visitor = None
-
-    def data_received(self, data: bytes) -> None:
-        visitor = self._visitor
-        if visitor is None:
-            return
-        if self._raw:
-            visitor.pass_raw(data)
-            return
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            self._switched(visitor, data[upgrade.args[0] :])
-            return
-        except HttpParserCallbackError as error:
-            cause = error.__context__ or error.__cause__
-            if not isinstance(cause, ProtocolError):
-                log.error("answer failed", exc_info=cause or error)
-            visitor.answer_broken(str(cause or error))
-            return
-        except HttpParserError as error:
-            visitor.answer_broken(str(error))
-            return
-        visitor.flush()
-        if self._skip:
-            # httptools cannot be told that this was the answer to HEAD; a fresh parser knows nothing of a body.
-            self._skip = False
-            self._parser = HttpResponseParser(self)
-
-    def _switched(self, visitor: HttpVisitor, rest: bytes) -> None:
-        self._raw = True
-        visitor.switch()
-        if rest:
-            visitor.pass_raw(rest)
-
-    # -- httptools
-
-    def on_message_begin(self) -> None:
-        self._in_head = True
-        self._reason = b""
-        self._headers = []
-        self._trailers = []
-
-    def on_status(self, reason: bytes) -> None:
-        self._reason += reason
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        (self._headers if self._in_head else self._trailers).append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
-        visitor = self._visitor
-        if visitor is None or self._skip:
-            return
-        if not visitor.answer_head(self._parser, self._reason, self._headers):
-            self._skip = True
-            visitor.answer_end([], reusable=self._parser.should_keep_alive())
-
-    def on_body(self, data: bytes) -> None:
-        if self._visitor is not None and not self._skip:
-            self._visitor.answer_body(data)
-
-    def on_message_complete(self) -> None:
-        visitor = self._visitor
-        if visitor is None or self._skip or self._parser.get_status_code() < 200:  # 1xx: the answer is still to come
-            return
-        visitor.answer_end(self._trailers, reusable=self._parser.should_keep_alive())
-
-    # -- the channel's other news
-
-    def eof_received(self) -> bool:
-        visitor = self._visitor
-        if visitor is None:
-            return False
-        if self._raw:
-            visitor.raw_ended()
-            return True
-        visitor.upstream_eof()
-        return False
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        visitor, self._visitor = self._visitor, None
-        if visitor is not None:
-            visitor.upstream_ended(exc.code if isinstance(exc, ChannelReset) else None)
-
-    def pause_writing(self) -> None:
-        if self._visitor is not None:
-            self._visitor.hold_for_upstream()
-
-    def resume_writing(self) -> None:
-        if self._visitor is not None:
-            self._visitor.release_for_upstream()

@@ -123,6 +123,9 @@ class Welcoming:
     def link_writable(self, link: Link, writable: bool) -> None:
         """Nothing waits yet."""
 
+    def makes_way(self) -> bool:
+        return False
+
     def link_lost(self, link: Link, reason: str) -> None:
         if not self.welcome.done():
             self.welcome.set_exception(ReachError(f"the node closed the link: {reason}"))

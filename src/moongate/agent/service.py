@@ -48,6 +48,7 @@ from moongate.errors import (
 )
 from moongate.net.dialing import NodeAddress
 from moongate.relay.channels import Channel, Mux
+from moongate.relay.turns import Mice
 from moongate.tasks import TaskSet
 from moongate.wire import tunnel as wire
 from moongate.wire.tunnel import Message
@@ -119,6 +120,7 @@ class Agent:
         self._once = once
         self._instance = str(uuid.uuid4())
         self._tasks = TaskSet("agent")
+        self._mice = Mice()
         self._mux: Mux | None = None
         self._lost: asyncio.Event = asyncio.Event()
         self._lost_reason = ""
@@ -225,7 +227,7 @@ class Agent:
         self._lost = asyncio.Event()
         if self._stopping.is_set():
             self._lost.set()
-        self._mux = Mux(link, self, is_node=False)
+        self._mux = Mux(link, self, is_node=False, mice=self._mice)
         link.receiver = self._mux
         self._state = "online"
         self._say(Connected(str(welcome.get("node", "")), str(welcome.get("release", "")), self._connected_before))

@@ -26,6 +26,7 @@ from moongate.identity.tokens import Identity, Tokens
 from moongate.net.listening import Peer
 from moongate.relay.channels import Channel, Mux
 from moongate.relay.links import Link
+from moongate.relay.turns import Mice
 from moongate.tasks import TaskSet
 from moongate.telemetry import Metrics
 from moongate.wire import tunnel as wire
@@ -83,7 +84,7 @@ class AgentSession:
         self.over = False
         self._seen: deque[tuple[int, Exchange, float]] | None = None
         self._lane_keys: dict[int, str] | None = None
-        self.mux = Mux(link, self, is_node=True)
+        self.mux = Mux(link, self, is_node=True, mice=control.mice)
         link.receiver = self.mux
 
     def open_channel(self, tunnel: Tunnel, protocol: asyncio.Protocol, record_id: bytes, visitor: str) -> Channel:
@@ -187,6 +188,9 @@ class _Greeting:
     def link_writable(self, link: Link, writable: bool) -> None:
         """Nothing is sent yet that could wait."""
 
+    def makes_way(self) -> bool:
+        return False
+
     def link_lost(self, link: Link, reason: str) -> None:
         self._settle()
 
@@ -215,6 +219,7 @@ class Control:
     ) -> None:
         self.routes = routes
         self.ids = Ids()
+        self.mice = Mice()
         self.greetings: set[_Greeting] = set()
         self.watched: set[AgentSession] = set()
         self.edge: Edge

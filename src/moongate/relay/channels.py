@@ -13,6 +13,7 @@ import structlog
 
 from moongate.errors import ProtocolError
 from moongate.relay.links import SILENCE_LIMIT_S, Link
+from moongate.relay.turns import Mice
 from moongate.wire import tunnel
 from moongate.wire.tunnel import INITIAL_CREDIT, MAX_LANES, Message, Payload
 
@@ -168,6 +169,10 @@ class Channel(asyncio.Transport):
             host, _, port = self.visitor.rpartition(":")
             return (host.strip("[]"), int(port)) if port.isdigit() else default
         return default
+
+    def makes_way(self) -> bool:
+        """Whether bulk for this channel should go slower now."""
+        return self._mux.makes_way()
 
     def get_write_buffer_size(self) -> int:
         return self._pending_size
@@ -373,6 +378,9 @@ class Lane:
         if self.channel is not None:
             self.channel.lane_writable(writable)
 
+    def makes_way(self) -> bool:
+        return self._mux.makes_way()
+
     def link_lost(self, link: Link, reason: str) -> None:
         self._mux.lane_lost(self, reason)
 
@@ -402,6 +410,7 @@ class Mux:
 
     __slots__ = (
         "_loop",
+        "_mice",
         "_next_channel",
         "_next_lane",
         "_ping_opaque",
@@ -420,7 +429,9 @@ class Mux:
         "round_trip_s",
     )
 
-    def __init__(self, link: Link, owner: Owner, *, is_node: bool) -> None:
+    def __init__(self, link: Link, owner: Owner, *, is_node: bool, mice: Mice) -> None:
+        """`mice` is one for the whole process."""
+        self._mice = mice
         self.link = link
         self.owner = owner
         self.is_node = is_node
@@ -476,6 +487,7 @@ class Mux:
         if kind == tunnel.DATA:
             channel = self.channels.get(number)
             if channel is not None:
+                self._mice.saw(len(payload), link.heard_at)
                 try:
                     channel.receive(payload)
                 except ProtocolError:
@@ -630,6 +642,10 @@ class Mux:
                 lane.link.close()
 
     # -- the link's state
+
+    def makes_way(self) -> bool:
+        """Whether bulk should go slower, because somebody small is about."""
+        return self._mice.are_about(self._loop.time())
 
     def link_writable(self, link: Link, writable: bool) -> None:
         if writable:

@@ -7,7 +7,7 @@ import asyncio
 from typing import Protocol
 
 from moongate.errors import ProtocolError
-from moongate.relay.turns import FairReading
+from moongate.relay.turns import TURN_BYTES, FairReading
 from moongate.wire import tunnel
 from moongate.wire.tunnel import FrameReader, Payload
 
@@ -21,6 +21,7 @@ class Receiver(Protocol):
 
     def frame(self, link: "Link", kind: int, channel: int, payload: Payload) -> None: ...
     def link_writable(self, link: "Link", writable: bool) -> None: ...
+    def makes_way(self) -> bool: ...
     def link_lost(self, link: "Link", reason: str) -> None: ...
 
 
@@ -68,7 +69,8 @@ class Link(asyncio.Protocol):
                 self.receiver.frame(self, kind, channel, payload)
         except ProtocolError as error:
             self.fail(f"protocol error: {error}")
-        self._reading.took(len(data))
+        if len(data) >= TURN_BYTES and self.receiver.makes_way():
+            self._reading.make_way()
 
     def pause_writing(self) -> None:
         self.writable = False

@@ -3,7 +3,8 @@
 import asyncio
 from typing import Any
 
-from moongate.relay.turns import FairReading
+from moongate.relay.channels import Channel
+from moongate.relay.turns import TURN_BYTES, FairReading
 
 # What uvloop may hold unsent for one connection before its source is paused.
 WRITE_HIGH_WATER = 256 * 1024
@@ -34,9 +35,11 @@ class Half(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.bytes_received += len(data)
-        if self.other is not None:
-            self.other.transport.write(data)
-        self._reading.took(len(data))
+        other = self.other
+        if other is not None:
+            other.transport.write(data)
+            if len(data) >= TURN_BYTES and makes_way(other.transport):
+                self._reading.make_way()
 
     def eof_received(self) -> bool:
         self._eof_received = True
@@ -90,6 +93,11 @@ class Half(asyncio.Protocol):
                 other.transport.abort()
             else:
                 other.transport.close()
+
+
+def makes_way(transport: Any) -> bool:
+    """Whether bulk for this transport should go slower; only a channel knows of others that hurry."""
+    return isinstance(transport, Channel) and transport.makes_way()
 
 
 def join(a: Half, b: Half) -> None:

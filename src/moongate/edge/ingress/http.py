@@ -18,7 +18,7 @@ from moongate.edge.ingress.upstream import Upstream
 from moongate.edge.routes import DEFAULT_OPTIONS
 from moongate.errors import BadRequest, ProtocolError
 from moongate.relay.channels import Channel
-from moongate.relay.turns import FairReading
+from moongate.relay.turns import TURN_BYTES, FairReading
 from moongate.wire import http1
 from moongate.wire import tunnel as wire
 
@@ -149,7 +149,7 @@ class HttpVisitor(asyncio.Protocol):
         if self._state == _SWITCHED:
             self._channel.write(data)  # type: ignore[union-attr]
             self._count_in(len(data))
-            self._reading.took(len(data))
+            self._yield_after(len(data))
             return
         if self._state == _CLOSING or self._given_up:
             return
@@ -161,7 +161,11 @@ class HttpVisitor(asyncio.Protocol):
             self._feed(data)
         # Afterwards: the first bytes tell whose record they count for.
         self._count_in(len(data))
-        self._reading.took(len(data))
+        self._yield_after(len(data))
+
+    def _yield_after(self, size: int) -> None:
+        if size >= TURN_BYTES and self._channel is not None and self._channel.makes_way():
+            self._reading.make_way()
 
     def _feed(self, data: bytes) -> None:
         rest = None

@@ -128,6 +128,7 @@ class Agent:
         self._state = "connecting"
         self._node = str(address)
         self._watching = False
+        self._lamps_watched = False
         self._connected_before = False
         self._exit: ExitReason | None = None
         self._requests: deque[RequestSeen] = deque(maxlen=REQUESTS_KEPT)
@@ -168,9 +169,10 @@ class Agent:
         self._stopping.set()
         self._lost.set()
 
-    def set_watching(self, on: bool) -> None:
-        """Somebody looks at the snapshot: keep its proofs fresh."""
+    def set_watching(self, on: bool, *, lamps: bool = False) -> None:
+        """Somebody wants to hear of requests; with `lamps`, somebody looks at the snapshot: keep its proofs fresh."""
         self._watching = on
+        self._lamps_watched = on and lamps
         if self._mux is not None:
             self._mux.send_control({"type": "watch", "on": on})
 
@@ -268,13 +270,14 @@ class Agent:
             if mux.is_silent(now):
                 mux.link.fail("nothing was heard for 15 s")
             mux.close_idle_lanes(now)
-            if self._watching and now - pinged >= PING_S:
+            if self._lamps_watched and now - pinged >= PING_S:
                 pinged = now
                 mux.ping()
-            if self._watching and now - probed >= UPSTREAM_PROBE_S:
+            if self._lamps_watched and now - probed >= UPSTREAM_PROBE_S:
                 probed = now
                 for published in self._published:
-                    self._tasks.start("probe upstream", published.dialer.probe())
+                    if published.dialer.wants_proof(UPSTREAM_PROBE_S):
+                        self._tasks.start("probe upstream", published.dialer.probe())
             await asyncio.sleep(WATCH_S)
 
     def _claim(self, index: int, published: _Published) -> None:

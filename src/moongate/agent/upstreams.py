@@ -146,6 +146,10 @@ class UpstreamDialer:
         serialize = serialize_proxy_v1 if version == "v1" else serialize_proxy_v2
         return serialize((visitor[0], visitor[1]), (local[0], local[1]))
 
+    def wants_proof(self, age_s: float) -> bool:
+        """Whether no visit has proven the upstream lately; an open visitor is proof enough."""
+        return not self.open and (self.proven_at is None or time.monotonic() - self.proven_at >= age_s)
+
     async def probe(self) -> None:
         """Find out whether the upstream takes connections, without a visitor."""
         if self.route.upstream.directory is not None:

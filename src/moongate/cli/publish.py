@@ -111,7 +111,7 @@ class Foreground:
         self._view = View(node=str(address), facts=facts)
         self._agent = Agent(address, routes, on_event=self._on_event, sites=_sites(wanted), once=once)
         # For the request list of people and programs alike.
-        self._agent.set_watching(True)
+        self._agent.set_watching(True, lamps=isinstance(output, Panel))
 
     async def run(self, stop: asyncio.Event) -> Exit:
         """Serve until asked to stop, or until an end that reconnecting cannot mend."""

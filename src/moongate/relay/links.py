@@ -13,6 +13,8 @@ from moongate.wire.tunnel import FrameReader, Payload
 
 # More than this waiting in the transport, and channels stop feeding it.
 WRITE_HIGH_WATER = 512 * 1024
+# What TLS may hold of what was received and not yet decrypted.
+READ_HIGH_WATER = 1024 * 1024
 SILENCE_LIMIT_S = 15.0
 
 
@@ -60,6 +62,9 @@ class Link(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # a stream transport, by how we dial and listen
         self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)  # type: ignore[union-attr]
+        if transport.get_extra_info("sslcontext") is not None:
+            # Else each read of bulk fills it, and reading is stopped and started for every one.
+            self._transport.set_read_buffer_limits(high=READ_HIGH_WATER)  # type: ignore[union-attr]
         self._reading.begin(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -12,7 +12,8 @@ from moongate.agent.routes import Route
 from moongate.errors import ReachError, UpstreamRefused, UpstreamTimeout, UpstreamUnresolved
 from moongate.net.dialing import dial_tcp
 from moongate.relay.channels import Channel
-from moongate.relay.pump import WRITE_HIGH_WATER, Half, join
+from moongate.relay.pump import Half, join
+from moongate.relay.turns import write_at_once
 from moongate.wire import tunnel as wire
 from moongate.wire.hello import serialize_proxy_v1, serialize_proxy_v2
 
@@ -110,7 +111,7 @@ class UpstreamDialer:
         if end.lost:
             transport.abort()
             return
-        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        write_at_once(transport)
         end.attach(upstream, self._greeting(channel, transport))
 
     async def _dial(self) -> tuple[asyncio.Transport, Half]:

@@ -6,9 +6,6 @@ from typing import Any
 from moongate.relay.channels import Channel
 from moongate.relay.turns import TURN_BYTES, FairReading
 
-# What uvloop may hold unsent for one connection before its source is paused.
-WRITE_HIGH_WATER = 256 * 1024
-
 
 class Half(asyncio.Protocol):
     """One end of a joined pair: carries what its own transport receives to the other end's transport.

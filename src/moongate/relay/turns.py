@@ -10,6 +10,8 @@ from typing import Any, Final
 
 # A read of this size is bulk's.
 TURN_BYTES: Final = 64 * 1024
+# More than this waiting to be encrypted and sent, and the source is paused.
+TLS_WRITE_HIGH_WATER: Final = 256 * 1024
 # How long bulk waits after each read while somebody small is about: at most a few hundred MB/s are carried then.
 BULK_DELAY_S: Final = 0.001
 # A piece of data below this is a small request's or answer's. This many in a second or two are somebody who hurries;
@@ -45,6 +47,17 @@ class Mice:
         if age_s >= 2 * WINDOW_S:
             return False
         return self._count >= MICE or (age_s < WINDOW_S and self._before >= MICE)
+
+
+def write_at_once(transport: Any) -> None:
+    """Have a socket written to when we write, and not at the end of the loop's turn.
+
+    uvloop collects a turn's writes. With 64 requests in one turn the upstream would idle while we deal with them all, and
+    we while it does: they would move in step. A limit of zero makes uvloop write at once, and asks us to pause
+    when the kernel takes no more. TLS must have a limit above zero: uvloop's would pause for ever.
+    """
+    over_tls = transport.get_extra_info("sslcontext") is not None
+    transport.set_write_buffer_limits(high=TLS_WRITE_HIGH_WATER if over_tls else 0)
 
 
 class FairReading:

@@ -18,7 +18,7 @@ from moongate.edge.ingress.upstream import Upstream
 from moongate.edge.routes import DEFAULT_OPTIONS
 from moongate.errors import BadRequest, ProtocolError
 from moongate.relay.channels import Channel
-from moongate.relay.turns import TURN_BYTES, FairReading
+from moongate.relay.turns import TURN_BYTES, FairReading, write_at_once
 from moongate.wire import http1
 from moongate.wire import tunnel as wire
 
@@ -33,7 +33,6 @@ log = structlog.get_logger(__name__)
 
 KEEP_ALIVE_S: Final = 75.0
 LINGER_S: Final = 2.0
-WRITE_HIGH_WATER: Final = 256 * 1024
 
 # Why a visitor's reading is held: somebody must first take what came.
 _PIPELINE: Final = 1
@@ -140,7 +139,7 @@ class HttpVisitor(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        write_at_once(transport)
         self._reading.begin(transport)
         self._edge.visitors.add(self)
 

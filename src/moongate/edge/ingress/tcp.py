@@ -9,7 +9,8 @@ import structlog
 from moongate.audit.connections import ConnectionType
 from moongate.errors import PortUnavailable
 from moongate.net.listening import Peer
-from moongate.relay.pump import WRITE_HIGH_WATER, Half, join
+from moongate.relay.pump import Half, join
+from moongate.relay.turns import write_at_once
 
 if TYPE_CHECKING:
     from moongate.audit.connections import ConnectionRecord
@@ -39,7 +40,7 @@ class RawVisitor(Half):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self.transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        write_at_once(transport)
         tunnel, edge = self._tunnel, self._edge
         if self._peer is None:
             self._peer = _peer_of(self.transport)

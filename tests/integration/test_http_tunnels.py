@@ -1,6 +1,7 @@
 """HTTP/1.1 through a node and an agent, byte by byte."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -82,6 +83,22 @@ async def test_pipelined_requests_are_answered_in_order(house: House) -> None:
                 assert (answer.status == 404) == (number % 3 == 0)
                 if number % 3:
                     assert answer.body.startswith(b"GET /%d " % number)
+
+
+async def test_visitors_of_one_turn_are_all_answered_also_those_who_said_goodbye(house: House) -> None:
+    async with serving(Echo()) as port:
+        await house.agent(http_route(port, "crowd"))
+        async with contextlib.AsyncExitStack() as stack:
+            crowd = [await stack.enter_async_context(house.visitor()) for _ in range(60)]
+            for turn in range(3):
+                # Written without a pause, so that the node finds them all in one turn of its loop.
+                for number, visitor in enumerate(crowd):
+                    visitor.request("crowd.localhost", f"/{turn}/{number}")
+                    if turn == 2:
+                        visitor.writer.write_eof()
+                for number, visitor in enumerate(crowd):
+                    answer = await visitor.answer()
+                    assert answer.body.startswith(b"GET /%d/%d " % (turn, number))
 
 
 async def test_a_malformed_request_behind_good_ones_is_refused_in_its_turn(house: House) -> None:

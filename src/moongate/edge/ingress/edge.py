@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Container
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from moongate.edge.ingress.tcp import RawVisitor
 
 CHECK_INTERVAL_S = 1.0
+# Requests taken in one turn of the loop. What they became is written at its end: with many more, the agent would idle
+# while we take them, and we while it answers them.
+TURN_REQUESTS = 16
 
 
 class Edge:
@@ -57,6 +61,8 @@ class Edge:
         self.ids = Ids()
         self.visitors: set[HttpVisitor | RawVisitor] = set()
         self.draining = False
+        self.postponed: deque[tuple[HttpVisitor, bytes]] = deque()
+        self._taken = 0
         self._trusts = trusts
         self._tunnel_connections = ConnectionLimits(0)
         self._address_connections = ConnectionLimits(0)
@@ -79,6 +85,24 @@ class Edge:
         self._address_rates.rps = config.limits.ip_rate_limit_rps
         limits = config.limits
         self.limits_requests = any((limits.rate_limit_rps, limits.ip_rate_limit_rps, limits.request_body_max_bytes))
+
+    # -- turns
+
+    def is_full_turn(self) -> bool:
+        """Count one more read of a visitor; whether this turn of the loop has had its share of them."""
+        if not self._taken:
+            self.loop.call_soon(self._next_turn)
+        self._taken += 1
+        return self._taken > TURN_REQUESTS
+
+    def _next_turn(self) -> None:
+        self._taken = 0
+        for _ in range(min(TURN_REQUESTS, len(self.postponed))):
+            visitor, data = self.postponed.popleft()
+            self._taken += 1
+            visitor.take_postponed(data)
+        if self._taken:
+            self.loop.call_soon(self._next_turn)
 
     # -- admission
 

@@ -65,6 +65,7 @@ class HttpVisitor(asyncio.Protocol):
         "_channel_uses",
         "_close_after",
         "_edge",
+        "_ends_after_waiting",
         "_fields",
         "_fields_of",
         "_fields_size",
@@ -89,6 +90,7 @@ class HttpVisitor(asyncio.Protocol):
         "_tunnel",
         "_upstream",
         "_url",
+        "_waits",
         "_wants_application",
         "on_capture",
         "peer",
@@ -107,6 +109,8 @@ class HttpVisitor(asyncio.Protocol):
         self._out: list[bytes] = []
         # Kept until the first head shows whether this connection is the application's.
         self._first: list[bytes] | None = []
+        self._ends_after_waiting = False
+        self._waits = 0  # reads that were postponed to a later turn
         self._wants_application = False
         self._given_up = False
         self._close_after = False
@@ -145,10 +149,26 @@ class HttpVisitor(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.quiet_since = self._edge.now()
+        if self._state == _SWITCHED and not self._waits:
+            self._pass_on(data)
+            return
+        # The first bytes never wait: they tell whether this connection is somebody else's to read.
+        if self._waits or (self._edge.is_full_turn() and self._first is None):
+            self._waits += 1
+            self._edge.postponed.append((self, data))
+            return
+        self._take(data)
+
+    def take_postponed(self, data: bytes) -> None:
+        """What came in a turn that was full, in the next one."""
+        self._waits -= 1
+        self._take(data)
+        if self._ends_after_waiting and not self._waits and not self.eof_received() and self._transport is not None:
+            self._transport.close()
+
+    def _take(self, data: bytes) -> None:
         if self._state == _SWITCHED:
-            self._channel.write(data)  # type: ignore[union-attr]
-            self._count_in(len(data))
-            self._yield_after(len(data))
+            self._pass_on(data)
             return
         if self._state == _CLOSING or self._given_up:
             return
@@ -159,6 +179,11 @@ class HttpVisitor(asyncio.Protocol):
         else:
             self._feed(data)
         # Afterwards: the first bytes tell whose record they count for.
+        self._count_in(len(data))
+        self._yield_after(len(data))
+
+    def _pass_on(self, data: bytes) -> None:
+        self._channel.write(data)  # type: ignore[union-attr]
         self._count_in(len(data))
         self._yield_after(len(data))
 
@@ -189,6 +214,9 @@ class HttpVisitor(asyncio.Protocol):
                 self._refuse(431, "http.head_too_large", "the head of the request is too large")
 
     def eof_received(self) -> bool:
+        if self._waits:
+            self._ends_after_waiting = True
+            return True
         if self._state == _SWITCHED:
             self._channel.write_eof()  # type: ignore[union-attr]
             return True

@@ -452,6 +452,35 @@ async def test_closing_a_tunnel_ends_its_connections_and_tells_its_agent(house: 
             assert (await visitor.answer()).status == 200
 
 
+async def test_answers_that_begin_alike_are_told_apart_by_what_differs(house: House) -> None:
+    heads = {
+        b"/plain": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+        b"/other": b"HTTP/1.1 201 OK\r\nContent-Length: 2\r\n\r\n",
+        b"/reason": b"HTTP/1.1 200 Fine\r\nContent-Length: 2\r\n\r\n",
+        b"/field": b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\n",
+        b"/chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n",
+    }
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            head, _ = await read_request(reader)
+            path = head.split(b" ")[1]
+            length_only = head.startswith(b"HEAD")
+            end = b"\r\n0\r\n\r\n" if path == b"/chunks" else b""
+            writer.write(heads[path].removesuffix(b"2\r\n") if length_only else heads[path] + b"ok" + end)
+
+    async with serving(upstream) as port:
+        await house.agent(http_route(port, "alike"))
+        async with house.visitor() as visitor:
+            for path in [b"/plain", b"/plain", b"/other", b"/plain", b"/reason", b"/field", b"/chunks", b"/chunks"] * 2:
+                for method in ("GET", "HEAD", "GET"):
+                    visitor.request("alike.localhost", path.decode(), method)
+                    answer = await visitor.answer(method)
+                    assert answer.head.split(b"\r\n")[0] == heads[path].split(b"\r\n")[0]
+                    assert answer.body == (b"" if method == "HEAD" else b"ok")
+                    assert (answer.header("x-a") is not None) == (path == b"/field")
+
+
 async def test_one_connection_of_two_names_makes_two_records(house: House) -> None:
     async with serving(Echo()) as port:
         agent: RunningAgent = await house.agent(http_route(port, "one"), http_route(port, "two"))

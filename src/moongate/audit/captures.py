@@ -27,7 +27,7 @@ RECORDS_MAX = 20_000
 # In the database, over all tunnels that ever were; each one's own rows end with its ring's length.
 STORED_MAX = 100_000
 _RETENTION_INTERVAL_S = 3600.0
-_ROWS_A_TURN = 50
+_ROWS_A_TURN = 10
 _SHOWN_A_TURN = 10
 
 # What `get` returns: a capture, from the ring or from the database alike.

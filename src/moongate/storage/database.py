@@ -20,7 +20,7 @@ from moongate.storage.migrating import migrate
 # One statement's worth: binding more would hold the loop for longer than a few milliseconds.
 CHUNK_ROWS = 250
 # Binding parameters is work in the loop's own thread: this many rows at a time, or visitors wait for it.
-BIND_ROWS = 25
+BIND_ROWS = 10
 BUSY_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
 POOL_CONNECTIONS = 4

@@ -116,6 +116,15 @@ class Exchange:
         """Whether the answer's head is all of it, whatever length it names."""
         return self.method == b"HEAD" and self.framing == NO_FRAMING
 
+    def begin_answer_as(self, last: "Exchange") -> bytes:
+        """Take over the judged head of an answer that was the same to the letter, to a request of the same kind."""
+        self.until_eof = last.until_eof
+        self.framing = last.framing
+        self.closes = last.closes
+        self.answer_head = last.answer_head
+        self.status = last.status
+        return self.answer_head
+
     def begin_answer(self, parser: HttpResponseParser, reason: bytes, headers: Headers, *, close: bool) -> bytes:
         """Judge the head of the final answer and return it as the visitor gets it.
 

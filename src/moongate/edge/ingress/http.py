@@ -78,6 +78,8 @@ class HttpVisitor(asyncio.Protocol):
         "_in_head",
         "_incoming",
         "_last",
+        "_last_answer",
+        "_last_said",
         "_leftover",
         "_out",
         "_parser",
@@ -123,6 +125,8 @@ class HttpVisitor(asyncio.Protocol):
         self._advancing = False
         self._refusal: tuple[int, str, str] | None = None  # to be said once the request before it is answered
         self._last: Exchange | None = None  # the latest one judged
+        self._last_said: tuple[object, ...] = ()  # the head of the latest answer, and who got it
+        self._last_answer: Exchange | None = None
         self._fields = b""  # what was written to the upstream of these fields
         self._fields_of: http1.Headers | None = None
         self._fields_size = 0
@@ -247,7 +251,7 @@ class HttpVisitor(asyncio.Protocol):
             else:
                 channel.close()
         self._leave_tunnel("visitor closed" if exc is None else "visitor reset")
-        self._active = self._incoming = self._last = None
+        self._active = self._incoming = self._last = self._last_answer = None
         self._queue = None
         self._parser = None  # type: ignore[assignment]  # breaks the reference cycle
 
@@ -559,7 +563,14 @@ class HttpVisitor(asyncio.Protocol):
             )
             return True
         self._close_after = self._close_after or self._edge.draining
-        head = exchange.begin_answer(parser, reason, headers, close=self._close_after)
+        # All that a judged head depends on; upstreams say the same fields again as often as visitors do.
+        said = (status, reason, headers, exchange.method, exchange.version, parser.get_http_version())
+        plain = not self._close_after and not exchange.facts.close and exchange.body_is_through and status != 101
+        if plain and self._last_answer is not None and self._last_said == said:
+            head = exchange.begin_answer_as(self._last_answer)
+        else:
+            head = exchange.begin_answer(parser, reason, headers, close=self._close_after)
+            self._last_said, self._last_answer = said, exchange if plain else None
         self._close_after = exchange.closes
         self._out.append(head)
         exchange.ttfb_s = self._edge.now() - exchange.started
@@ -641,6 +652,8 @@ class HttpVisitor(asyncio.Protocol):
         if self.on_capture is not None:
             # Who sent it wants to see the answer, also where nothing is recorded.
             self.on_capture(exchange.capture(found.id, connection, duration))
+        # The capture has them; an idle connection remembers the heads of its last exchange, not the bodies.
+        exchange.request = exchange.answer = None
 
     def flush(self) -> None:
         """Write what the upstream's last bytes became, in one go."""

@@ -1,6 +1,7 @@
 """TCP through a node and an agent: half-close, backpressure, lanes, and what happens when something dies."""
 
 import asyncio
+import contextlib
 import hashlib
 import socket
 import struct
@@ -9,7 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from moongate.agent.reports import AgentEvent, TunnelReady
+from moongate.agent.service import Agent
 from moongate.edge.control import AgentSession
+from moongate.net.dialing import NodeAddress
 from moongate.relay.channels import Mux
 from testbed import until_async
 from testbed.house import House, open_house, serving, tcp_route
@@ -102,6 +106,66 @@ async def test_bulk_moves_to_a_lane_and_arrives_in_order(house: House, direction
         await until_async(lambda: not mux.channels)
         (lane,) = mux.lanes.values()
         assert lane.channel is None  # idle: it may serve the next one
+
+
+async def test_a_lane_that_is_faster_than_the_shared_link_loses_nothing(house: House) -> None:
+    received: list[bytes] = []
+
+    async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.read())
+
+    async with slow_first_connection(house.port) as port, serving(upstream) as upstream_port:
+        address = NodeAddress.parse(house.join.replace(f":{house.port}/", f":{port}/"))
+        events: list[AgentEvent] = []
+        agent = Agent(address, [tcp_route(upstream_port)], on_event=events.append)
+        task = asyncio.create_task(agent.run())
+        await until_async(lambda: any(isinstance(event, TunnelReady) for event in events))
+        ready = next(event for event in events if isinstance(event, TunnelReady))
+        for number in range(3):  # the second and third find a lane that is there already
+            async with house.visitor(ready.port) as visitor:
+                visitor.send(bulk(number))
+                visitor.writer.write_eof()
+                await until_async(lambda number=number: len(received) == number + 1, timeout_s=20)  # type: ignore[misc]
+            assert hashlib.sha256(received[number]).digest() == hashlib.sha256(bulk(number)).digest()
+        assert len(mux_of(house).lanes) == 1
+        agent.stop()
+        await task
+
+
+@contextlib.asynccontextmanager
+async def slow_first_connection(to: int) -> AsyncIterator[int]:
+    """A relay that holds what comes for the connection of an agent's shared link back for a while; lanes are quick."""
+    running: set[asyncio.Task[None]] = set()
+    writers: list[asyncio.StreamWriter] = []
+    made = 0
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, delay_s: float) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                await asyncio.sleep(delay_s)
+                writer.write(data)
+        writer.close()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal made
+        made += 1
+        # The first one only fetches the node's certificate authority.
+        delay_s = 0.05 if made == 2 else 0.0
+        there, back = await asyncio.open_connection("127.0.0.1", to)
+        writers.extend((back, writer))
+        running.add(asyncio.create_task(carry(reader, back, 0.0)))
+        running.add(asyncio.create_task(carry(there, writer, delay_s)))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        for writer in writers:
+            writer.transport.abort()
 
 
 async def test_a_lane_serves_one_bulk_channel_after_the_other(house: House) -> None:

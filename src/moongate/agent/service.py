@@ -269,7 +269,6 @@ class Agent:
                 return
             if mux.is_silent(now):
                 mux.link.fail("nothing was heard for 15 s")
-            mux.close_idle_lanes(now)
             if self._lamps_watched and now - pinged >= PING_S:
                 pinged = now
                 mux.ping()

@@ -77,7 +77,7 @@ def agent_token(token_file: Path | None) -> str | None:
 
 def api_token(token_file: Path | None) -> str | None:
     """Return the token for the REST API: given, from the environment, or the admin token of this machine's node."""
-    given = agent_token(token_file)
+    given = agent_token(token_file) or os.environ.get("MOONGATE_ADMIN_TOKEN")
     if given:
         return given
     local = home() / "admin-token"

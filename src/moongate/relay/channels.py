@@ -60,6 +60,7 @@ class Channel(asyncio.Transport):
         "_returned",
         "_window",
         "credit",
+        "heard",
         "inbound",
         "lane_wanted",
         "number",
@@ -81,6 +82,7 @@ class Channel(asyncio.Transport):
         self.outbound: Lane | None = None
         self.inbound: Lane | None = None
         self.lane_wanted = False
+        self.heard = False  # the other side knows this channel: it has said something about it
         self._paused_writing = False
         self._reading_paused = False
         self._eof_queued = False
@@ -184,6 +186,7 @@ class Channel(asyncio.Transport):
 
     def receive(self, data: Payload) -> None:
         """DATA on the shared link."""
+        self.heard = True
         size = len(data)
         self._window -= size
         if self._window < 0:
@@ -216,6 +219,7 @@ class Channel(asyncio.Transport):
         self._end_if_done()
 
     def receive_credit(self, amount: int) -> None:
+        self.heard = True
         self.credit += amount
         if self._pending is not None:
             self.flush()
@@ -572,7 +576,9 @@ class Mux:
     # -- lanes
 
     def want_lane(self, channel: Channel) -> None:
-        if channel.lane_wanted:
+        # Nothing orders a lane's bytes after the shared link's: an agent that had not yet got OPEN would take them for
+        # a channel that is over. Credit that comes back tells that it has.
+        if channel.lane_wanted or (self.is_node and not channel.heard):
             return
         channel.lane_wanted = True
         if self.is_node:
@@ -584,6 +590,7 @@ class Mux:
     def _lane_wanted(self, channel: Channel) -> None:
         if not self.is_node:
             raise ProtocolError("only an agent asks for a lane")
+        channel.heard = True
         if channel.outbound is None:
             self.want_lane(channel)
 
@@ -639,6 +646,8 @@ class Mux:
     def close_idle_lanes(self, now: float) -> None:
         for lane in list(self.lanes.values()):
             if lane.channel is None and now - lane.idle_since > LANE_IDLE_S:
+                # At once, for the goodbyes of TLS take a while, and nobody must be given a lane that is closing.
+                del self.lanes[lane.number]
                 lane.link.close()
 
     # -- the link's state

@@ -1,7 +1,7 @@
 """The channel's end at the edge: cuts the upstream's bytes into answers and tells the visitor."""
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import structlog
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
@@ -10,10 +10,24 @@ from moongate.errors import ProtocolError
 from moongate.relay.channels import ChannelReset
 from moongate.wire import http1
 
-if TYPE_CHECKING:
-    from moongate.edge.ingress.http import HttpVisitor
-
 log = structlog.get_logger(__name__)
+
+
+class Listening(Protocol):
+    """Who is told of the upstream's answers: the visitor."""
+
+    def answer_head(self, parser: HttpResponseParser, reason: bytes, headers: http1.Headers) -> bool: ...
+    def answer_body(self, data: bytes) -> None: ...
+    def answer_end(self, trailers: http1.Headers, *, reusable: bool) -> None: ...
+    def answer_broken(self, reason: str) -> None: ...
+    def flush(self) -> None: ...
+    def switch(self) -> None: ...
+    def pass_raw(self, data: bytes) -> None: ...
+    def raw_ended(self) -> None: ...
+    def upstream_eof(self) -> None: ...
+    def upstream_ended(self, code: int | None) -> None: ...
+    def hold_for_upstream(self) -> None: ...
+    def release_for_upstream(self) -> None: ...
 
 
 class Upstream(asyncio.Protocol):
@@ -21,8 +35,8 @@ class Upstream(asyncio.Protocol):
 
     __slots__ = ("_headers", "_in_head", "_over", "_parser", "_raw", "_reason", "_skip", "_trailers", "_visitor")
 
-    def __init__(self, visitor: "HttpVisitor") -> None:
-        self._visitor: "HttpVisitor" | None = visitor
+    def __init__(self, visitor: Listening) -> None:
+        self._visitor: Listening | None = visitor
         self._parser: HttpResponseParser = HttpResponseParser(self)
         self._reason = b""
         self._headers: http1.Headers = []
@@ -62,7 +76,7 @@ class Upstream(asyncio.Protocol):
             self._skip = False
             self._parser = HttpResponseParser(self)
 
-    def _switched(self, visitor: "HttpVisitor", rest: bytes) -> None:
+    def _switched(self, visitor: Listening, rest: bytes) -> None:
         self._raw = True
         visitor.switch()
         if rest:

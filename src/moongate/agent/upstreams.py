@@ -29,6 +29,10 @@ SiteMaker = Callable[[Path], asyncio.Protocol]
 """Makes the protocol that serves a directory over HTTP/1.1 to one visitor."""
 
 
+def _nothing() -> None:
+    """What an ended pair has to tell."""
+
+
 class ChannelEnd(Half):
     """The channel's side of a pair; keeps what the visitor says until the upstream is there (bounded by the credit)."""
 
@@ -60,7 +64,9 @@ class ChannelEnd(Half):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._waiting = None
-        self.on_lost()
+        on_lost, self.on_lost = self.on_lost, _nothing
+        on_lost()
+        self.other = None  # a pair that knew each other for ever would wait for the collector
 
 
 class UpstreamDialer:

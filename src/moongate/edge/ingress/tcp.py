@@ -68,6 +68,7 @@ class RawVisitor(Half):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._leave("visitor closed" if exc is None else "visitor reset")
+        self.other = None  # a pair that knew each other for ever would wait for the collector
 
     def _leave(self, reason: str) -> None:
         tunnel, self._tunnel = self._tunnel, None

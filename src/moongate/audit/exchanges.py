@@ -129,7 +129,9 @@ class Capture:
 def _fields(head: bytes) -> Headers:
     """Return the fields of a head that the edge wrote: a start line, then `name: value`, each with CRLF."""
     lines = head.split(b"\r\n")[1:]
-    return [(name, value) for name, _, value in (line.partition(b": ") for line in lines) if name]
+    fields = [(name, value) for name, _, value in (line.partition(b": ") for line in lines) if name]
+    # What the edge says of its own hop is not the answer's.
+    return [(name, value) for name, value in fields if name != b"Connection"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ LINGER_S: Final = 2.0
 _PIPELINE: Final = 1
 _UPSTREAM: Final = 2
 _SWITCHING: Final = 4
+_TURN: Final = 8
 
 _READING, _SWITCHED, _CLOSING = range(3)
 
@@ -160,6 +161,8 @@ class HttpVisitor(asyncio.Protocol):
         if self._waits or (self._edge.is_full_turn() and self._first is None):
             self._waits += 1
             self._edge.postponed.append((self, data))
+            if self._waits > 1 or len(data) >= TURN_BYTES:
+                self._reading.hold(_TURN)  # or bulk would be read faster than it is taken
             return
         self._take(data)
 
@@ -167,6 +170,8 @@ class HttpVisitor(asyncio.Protocol):
         """What came in a turn that was full, in the next one."""
         self._waits -= 1
         self._take(data)
+        if not self._waits:
+            self._reading.release(_TURN)
         if self._ends_after_waiting and not self._waits and not self.eof_received() and self._transport is not None:
             self._transport.close()
 
@@ -540,7 +545,7 @@ class HttpVisitor(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        self._reading.release(_PIPELINE | _UPSTREAM | _SWITCHING)
+        self._reading.release(_PIPELINE | _UPSTREAM | _SWITCHING | _TURN)
         if transport.can_write_eof():
             transport.write_eof()
             self._edge.loop.call_later(LINGER_S, transport.abort)

@@ -44,9 +44,9 @@ def test_json_logs_are_one_object_a_line(out: Output) -> None:
 
 def test_libraries_log_in_the_same_format(out: Output) -> None:
     setup_logging("info", "json")
-    logging.getLogger("some.library").warning("disk %s is full", "sda")
+    logging.getLogger("other.package").warning("disk %s is full", "sda")
     [line] = out.lines()
-    assert (line["event"], line["source"], line["level"]) == ("disk sda is full", "some.library", "warning")
+    assert (line["event"], line["source"], line["level"]) == ("disk sda is full", "other.package", "warning")
 
 
 def test_the_level_follows_a_reload(out: Output) -> None:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Callable
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp
 from uvicorn.config import Config as UvicornConfig
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
@@ -23,27 +24,33 @@ REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header F
 SILENT = logging.Logger("silent", logging.CRITICAL + 1)  # noqa: LOG001 -- nobody else may find and wake it
 
 
+def protocol_settings(app: ASGIApp, *, date_header: bool) -> UvicornConfig:
+    """Return what uvicorn's protocol objects want to know, for an application that no uvicorn server runs."""
+    settings = UvicornConfig(
+        app,
+        http=HttpToolsProtocol,
+        ws="none",
+        loop="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        date_header=date_header,
+        timeout_keep_alive=KEEP_ALIVE_S,
+    )
+    settings.load()
+    return settings
+
+
 class AppServer:
     """Makes a protocol for each accepted connection, and ends them all in the end."""
 
     def __init__(self, app: FastAPI) -> None:
         self._parts: Parts = app.state.parts
         self._state = ServerState()
-        self._config = UvicornConfig(
-            app,
-            http=HttpToolsProtocol,
-            ws="none",
-            loop="none",
-            lifespan="off",
-            interface="asgi3",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-        )
-        self._config.load()
+        self._config = protocol_settings(app, date_header=False)
         self._gone = asyncio.Event()
 
     @property

@@ -13,6 +13,8 @@ from uvicorn.config import Config as UvicornConfig
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from moongate.api.serving import protocol_settings
+
 
 def static_sites() -> Callable[[Path], asyncio.Protocol]:
     """Return what makes the protocol that serves a directory to one visitor; one application per directory."""
@@ -32,20 +34,7 @@ def _config(directory: Path) -> UvicornConfig:
     # `html` gives index.html for a folder; symbolic links that lead out of the directory are not followed.
     files = StaticFiles(directory=directory, html=True, follow_symlink=False)
     app = Starlette(routes=[Mount("/", files)], middleware=[Middleware(_NoDotFiles)])
-    config = UvicornConfig(
-        app,
-        http=HttpToolsProtocol,
-        ws="none",
-        loop="none",
-        lifespan="off",
-        interface="asgi3",
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,
-        server_header=False,
-    )
-    config.load()
-    return config
+    return protocol_settings(app, date_header=True)
 
 
 class _NoDotFiles:

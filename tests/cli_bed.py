@@ -94,6 +94,12 @@ class Program:
     def events(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.out.splitlines(keepends=True) if line.endswith("\n")]
 
+    def wait_for_event(self, kind: str, timeout_s: float = START_S) -> dict[str, Any]:
+        """Wait for the first event of this kind, and return it."""
+        self.wait_for(f'"event":"{kind}"', timeout_s=timeout_s)
+        until(lambda: any(event["event"] == kind for event in self.events), what=f"the whole line of {kind!r}")
+        return next(event for event in self.events if event["event"] == kind)
+
     def wait_for(self, what: str, *, where: str = "out", timeout_s: float = START_S) -> None:
         """Wait until it has said this; fail with what it said instead."""
 

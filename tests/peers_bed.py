@@ -101,9 +101,7 @@ class Tunnel:
 def publishing(site: Site, *arguments: str, **env: str) -> Iterator[Tunnel]:
     """Run an agent as a program would, from `tunnel_ready` to Ctrl-C."""
     with running(Program([*arguments, "--json"], {**site.env, **env})) as agent:
-        agent.wait_for('"tunnel_ready"')
-        ready = next(event for event in agent.events if event["event"] == "tunnel_ready")
-        yield Tunnel(agent, ready)
+        yield Tunnel(agent, agent.wait_for_event("tunnel_ready"))
         if agent.process.poll() is None:
             assert agent.end(signal.SIGINT) == 0, agent.err
 

@@ -67,9 +67,9 @@ def test_the_public_url_is_the_first_line_and_works(gateway: Gateway, sample: Sa
 
 def test_programs_get_json_lines(gateway: Gateway, sample: SampleService) -> None:
     agent = gateway.run("http", str(sample.port), "--subdomain", "events", "--json")
-    agent.wait_for("tunnel_ready")
+    agent.wait_for_event("tunnel_ready")
     visit(gateway, "events", "/echo?a=%1b[31m")
-    agent.wait_for('"request"')
+    agent.wait_for_event("request")
     assert agent.end(signal.SIGTERM) == 0
     ready, request, *_ = agent.events
     assert ready["public_url"] == f"http://events.localhost:{gateway.port}"

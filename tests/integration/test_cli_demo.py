@@ -30,8 +30,8 @@ def own_ports() -> dict[str, str]:
 def test_the_demonstration_prints_urls_that_work_and_leaves_nothing_behind(tmp_path: Path) -> None:
     ports = own_ports()
     program = demo(tmp_path, ports, "--json")
-    program.wait_for("tunnel_ready")
-    ready, tunnel = program.events
+    tunnel = program.wait_for_event("tunnel_ready")
+    ready = program.wait_for_event("ready")
     assert tunnel["public_url"] == f"http://demo.localhost:{ports['MOONGATE_LISTEN'].rpartition(':')[2]}"
     address = ports["MOONGATE_LISTEN"]
     page = httpx.get(f"http://{address}/", headers={"Host": "demo.localhost"}, trust_env=False)

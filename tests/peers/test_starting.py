@@ -111,8 +111,7 @@ def test_a_server_toml_starts_a_node_whose_admin_token_and_limits_hold(tmp_path:
         assert place.wait() == 0, place.err
         command = ["http", str(origin.port), "-d", "app", "--token-file", str(tmp_path / "token"), "--json"]
         with running(Program(command, {**env, "MOONGATE_SERVER": place.out.strip()})) as agent:
-            agent.wait_for('"tunnel_ready"')
-            assert agent.events[0]["public_url"] == f"https://app.tunnels.test:{port}"
+            assert agent.wait_for_event("tunnel_ready")["public_url"] == f"https://app.tunnels.test:{port}"
             there = ("--cacert", str(home / "ca.pem"), "--resolve", f"app.tunnels.test:{port}:127.0.0.1")
             url = f"https://app.tunnels.test:{port}/"
             assert curl(*there, url).stdout == "here"

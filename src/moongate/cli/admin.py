@@ -14,7 +14,7 @@ from rich.table import Table
 
 from moongate.cli import places
 from moongate.cli.outcome import Exit, UsageError
-from moongate.cli.text import human_bytes, json_line, neutralise
+from moongate.cli.text import human_bytes, neutralise, print_json
 from moongate.errors import ConfigurationError, MoongateError, TokenInvalid, UpstreamRefused, UpstreamTimeout
 
 TIMEOUT_S = 10.0
@@ -104,7 +104,7 @@ def show_status(base: str | None, token_file: Path | None, *, as_json: bool) -> 
     state = api.call("GET", "/api/status")
     tunnels = api.call("GET", "/api/tunnels") if api.token else []
     if as_json:
-        print(json_line({**state, "api": api.base, "tunnels": tunnels}))
+        print_json({**state, "api": api.base, "tunnels": tunnels})
         return Exit.OK
     counts = (_counted(int(state[f"active_{what}s"]), what) for what in ("session", "tunnel"))
     print("  ".join((api.base, "ok", *counts)))
@@ -140,7 +140,7 @@ def create_token(
         body["ttl_seconds"] = _seconds(expires)
     created = Api(base, token_file).call("POST", "/api/tokens", body)
     if as_json:
-        print(json_line({"event": "token_created", **created}))
+        print_json({"event": "token_created", **created})
         return Exit.OK
     print(neutralise(str(created["token"])))
     print(
@@ -162,7 +162,7 @@ def list_tokens(base: str | None, token_file: Path | None, *, as_json: bool) -> 
     tokens = Api(base, token_file).call("GET", "/api/tokens")
     if as_json:
         for token in tokens:
-            print(json_line(token))
+            print_json(token)
         return Exit.OK
     _print_table(("label", "scope", "created", "last used", "tunnels", "id"), [_token_row(token) for token in tokens])
     return Exit.OK
@@ -183,7 +183,10 @@ def revoke_token(wanted: str, base: str | None, token_file: Path | None, *, as_j
     api = Api(base, token_file)
     token_id = _resolve(wanted, api.call("GET", "/api/tokens"))
     api.call("DELETE", f"/api/tokens/{token_id}")
-    print(json_line({"event": "token_revoked", "id": token_id}) if as_json else f"revoked {neutralise(token_id)}")
+    if as_json:
+        print_json({"event": "token_revoked", "id": token_id})
+    else:
+        print(f"revoked {neutralise(token_id)}")
     return Exit.OK
 
 

@@ -15,7 +15,7 @@ from moongate.cli.outcome import Exit
 from moongate.cli.places import read_secret
 from moongate.cli.publish import Foreground, Manner
 from moongate.cli.sample import SampleService
-from moongate.cli.text import json_line
+from moongate.cli.text import print_json
 from moongate.cli.tunnels import Wanted
 from moongate.cli.upstreams import Local
 from moongate.config import Config, load_config
@@ -101,10 +101,7 @@ def _introduce(config: Config, *, as_json: bool) -> tuple[str, ...]:
     api = f"http://{HOST}:{config.dashboard_port or config.listen_address[1]}/api/status"
     token_file = config.home / "admin-token"
     if as_json:
-        print(
-            json_line({"event": "ready", "api": api, "admin_token_file": str(token_file), "home": str(config.home)}),
-            flush=True,
-        )
+        print_json({"event": "ready", "api": api, "admin_token_file": str(token_file), "home": str(config.home)})
         return ()
     facts = (f"REST API     {api}", f"admin token  {token_file}")
     for fact in facts:

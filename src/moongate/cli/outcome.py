@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from moongate import errors
-from moongate.cli.text import json_line, neutralise
+from moongate.cli.text import neutralise, print_json
 
 
 class Exit(enum.IntEnum):
@@ -87,7 +87,7 @@ def report(code: str, message: str, hint: str, *, as_json: bool, stream: TextIO 
     hint = hint_for(code, hint)
     if as_json:
         event = {"event": "error", "code": code, "message": message, "hint": hint}
-        print(json_line(event), file=stream or sys.stdout, flush=True)
+        print_json(event, stream)
         return
     out = stream or sys.stderr
     print(f"error: {neutralise(message)}", file=out)

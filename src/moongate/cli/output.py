@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from moongate.cli.outcome import report
-from moongate.cli.text import human_duration, json_line, neutralise
+from moongate.cli.text import human_duration, neutralise, print_json
 from moongate.cli.tunnels import Wanted
 from moongate.cli.upstreams import Local
 from moongate.cli.view import RequestView, View
@@ -106,7 +106,7 @@ class JsonLines(Output):
 
     @staticmethod
     def _print(event: str, members: dict[str, object]) -> None:
-        print(json_line({"event": event, **members}), flush=True)
+        print_json({"event": event, **members})
 
 
 class Lines(Output):

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from moongate.cli.outcome import Exit
-from moongate.cli.text import json_line, neutralise
+from moongate.cli.text import neutralise, print_json
 from moongate.config import Config, load_config
 
 
@@ -32,7 +32,7 @@ def show(path: Path | None, *, as_json: bool) -> Exit:
                 "source": setting.source,
                 "variable": setting.variable,
             }
-            print(json_line({**members, "description": setting.description}))
+            print_json({**members, "description": setting.description})
         return Exit.OK
     table = Table(box=None, pad_edge=False)
     for heading in ("setting", "value", "from"):

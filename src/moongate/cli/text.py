@@ -1,9 +1,10 @@
 """Text on its way to a terminal: hostile bytes made visible, quantities made short."""
 
 import json
+import sys
 import unicodedata
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TextIO
 
 # Cc: control bytes, which move cursors and set titles. Cf: invisible formatting, among it the
 # bidirectional overrides that make text read as something else. Zl, Zp: line ends in disguise.
@@ -26,9 +27,20 @@ def _visible(char: str) -> str:
 
 
 def json_line(members: Mapping[str, Any]) -> str:
-    """Return one line of JSON in plain ASCII, so that it is safe on a terminal too."""
+    """Return one line of JSON, its end included, in plain ASCII, so that it is safe on a terminal too."""
     # json escapes everything below 0x20 and, asked for ASCII, above 0x7e; DEL is all that is left.
-    return json.dumps(members, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f")
+    return json.dumps(members, ensure_ascii=True, separators=(",", ":")).replace("\x7f", "\\u007f") + "\n"
+
+
+def print_json(members: Mapping[str, Any], stream: TextIO | None = None) -> None:
+    """Write one line of JSON now, to standard output unless told otherwise.
+
+    It is one write, so that a reader never finds half a line and programs that share a pipe do not mix theirs;
+    `print` makes two of it when Python is told not to buffer.
+    """
+    out = stream or sys.stdout
+    out.write(json_line(members))
+    out.flush()
 
 
 def shortened(text: str, width: int) -> str:

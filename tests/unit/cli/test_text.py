@@ -1,8 +1,9 @@
+import io
 import json
 
 import pytest
 
-from moongate.cli.text import human_age, human_bytes, human_duration, json_line, neutralise, shortened
+from moongate.cli.text import human_age, human_bytes, human_duration, json_line, neutralise, print_json, shortened
 
 
 @pytest.mark.parametrize(
@@ -31,8 +32,21 @@ def test_a_json_line_is_ascii_without_control_bytes_and_reads_back_the_same() ->
     members = {"path": "/\x1b[31m\x7f\u202e\n", "n": 1}
     line = json_line(members)
     assert line.isascii()
-    assert line.isprintable()
+    assert line.endswith("\n")
+    assert line[:-1].isprintable()
     assert json.loads(line) == members
+
+
+def test_a_json_line_is_one_write_so_that_no_reader_finds_half_of_it() -> None:
+    writes: list[str] = []
+
+    class Pipe(io.StringIO):
+        def write(self, text: str) -> int:
+            writes.append(text)
+            return len(text)
+
+    print_json({"n": 1}, Pipe())
+    assert writes == ['{"n":1}\n']
 
 
 def test_text_that_is_too_long_ends_in_an_ellipsis() -> None:

@@ -13,7 +13,7 @@ from moongate.errors import ReachError, UpstreamRefused, UpstreamTimeout, Upstre
 from moongate.net.dialing import dial_tcp
 from moongate.relay.channels import Channel
 from moongate.relay.pump import Half, join
-from moongate.relay.turns import write_at_once
+from moongate.relay.turns import collect_writes
 from moongate.wire import tunnel as wire
 from moongate.wire.hello import serialize_proxy_v1, serialize_proxy_v2
 
@@ -117,7 +117,7 @@ class UpstreamDialer:
         if end.lost:
             transport.abort()
             return
-        write_at_once(transport)
+        collect_writes(transport)
         end.attach(upstream, self._greeting(channel, transport))
 
     async def _dial(self) -> tuple[asyncio.Transport, Half]:

@@ -12,6 +12,8 @@ from typing import Any, Final
 TURN_BYTES: Final = 64 * 1024
 # More than this waiting to be encrypted and sent, and the source is paused.
 TLS_WRITE_HIGH_WATER: Final = 256 * 1024
+# The same without TLS, where uvloop writes at once what is more.
+WRITE_HIGH_WATER: Final = 64 * 1024
 # How long bulk waits after each read while somebody small is about: at most a few hundred MB/s are carried then.
 BULK_DELAY_S: Final = 0.001
 # A piece of data below this is a small request's or answer's. This many in a second or two are somebody who hurries;
@@ -49,15 +51,14 @@ class Mice:
         return self._count >= MICE or (age_s < WINDOW_S and self._before >= MICE)
 
 
-def write_at_once(transport: Any) -> None:
-    """Have a socket written to when we write, and not at the end of the loop's turn.
+def collect_writes(transport: Any) -> None:
+    """Have a socket's small writes leave together at the end of the loop's turn; large ones leave at once.
 
-    uvloop collects a turn's writes. With 64 requests in one turn the upstream would idle while we deal with them all, and
-    we while it does: they would move in step. A limit of zero makes uvloop write at once, and asks us to pause
-    when the kernel takes no more. TLS must have a limit above zero: uvloop's would pause for ever.
+    Written one by one, the answers of a turn would wake their readers one by one, and each may take our processor. A
+    limit of a few bytes would be worse still for bulk: it is paused whenever the kernel takes less than all.
     """
     over_tls = transport.get_extra_info("sslcontext") is not None
-    transport.set_write_buffer_limits(high=TLS_WRITE_HIGH_WATER if over_tls else 0)
+    transport.set_write_buffer_limits(high=TLS_WRITE_HIGH_WATER if over_tls else WRITE_HIGH_WATER)
 
 
 class FairReading:

@@ -18,7 +18,7 @@ from moongate.edge.ingress.upstream import Upstream
 from moongate.edge.routes import DEFAULT_OPTIONS
 from moongate.errors import BadRequest, ProtocolError
 from moongate.relay.channels import Channel
-from moongate.relay.turns import TURN_BYTES, FairReading, write_at_once
+from moongate.relay.turns import TURN_BYTES, FairReading, collect_writes
 from moongate.wire import http1
 from moongate.wire import tunnel as wire
 
@@ -148,7 +148,7 @@ class HttpVisitor(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
-        write_at_once(transport)
+        collect_writes(transport)
         self._reading.begin(transport)
         self._edge.visitors.add(self)
 

@@ -10,7 +10,7 @@ from moongate.audit.connections import ConnectionType
 from moongate.errors import PortUnavailable
 from moongate.net.listening import Peer
 from moongate.relay.pump import Half, join
-from moongate.relay.turns import write_at_once
+from moongate.relay.turns import collect_writes
 
 if TYPE_CHECKING:
     from moongate.audit.connections import ConnectionRecord
@@ -40,7 +40,7 @@ class RawVisitor(Half):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        write_at_once(transport)
+        collect_writes(transport)
         tunnel, edge = self._tunnel, self._edge
         if self._peer is None:
             self._peer = _peer_of(self.transport)

@@ -358,6 +358,45 @@ async def test_a_refused_upgrade_goes_on_as_http(house: House) -> None:
             assert (await visitor.answer()).body.startswith(b"GET /third")
 
 
+H2C = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"
+WEBSOCKET = "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+
+
+@pytest.mark.parametrize(("host", "status"), [("plain.localhost", 200), ("nobody.localhost", 404)])
+@pytest.mark.parametrize("asked", [H2C, WEBSOCKET])
+@pytest.mark.parametrize("pipelined", [False, True])
+async def test_after_an_upgrade_that_is_not_to_be_every_request_is_answered(
+    house: House, host: str, status: int, asked: str, pipelined: bool
+) -> None:
+    async with serving(Echo()) as port:
+        await house.agent(http_route(port, "plain"))
+        async with house.visitor() as visitor:
+            for number in range(3000 if pipelined else 3):
+                # Java's client asks for h2c with the first request of each connection.
+                visitor.request(host, f"/{number}", headers=asked)
+                if not pipelined:
+                    assert (await visitor.answer()).status == status
+            for number in range(3000 if pipelined else 0):
+                answer = await visitor.answer()
+                assert answer.status == status
+                assert status == 404 or answer.body.startswith(b"GET /%d HTTP" % number)
+            visitor.request("plain.localhost", "/last")
+            assert (await visitor.answer()).body.startswith(b"GET /last")
+
+
+async def test_a_head_cut_short_behind_many_requests_is_not_taken_for_a_large_one(house: House) -> None:
+    async with serving(Echo()) as port:
+        await house.agent(http_route(port, "plain"))
+        async with house.visitor() as visitor:
+            whole = b"GET / HTTP/1.1\r\nHost: plain.localhost\r\n\r\n"
+            count = 4 * 65536 // len(whole)
+            visitor.send(whole * count + whole[:20])
+            for _ in range(count):
+                assert (await visitor.answer()).status == 200
+            visitor.send(whole[20:])
+            assert (await visitor.answer()).status == 200
+
+
 @pytest.mark.parametrize("size", [1, 65536, 262_144, 262_145, 30_000_000])
 async def test_bodies_of_any_size_arrive_whole(house: House, size: int) -> None:
     async def upstream(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

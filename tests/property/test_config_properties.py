@@ -1,4 +1,4 @@
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from moongate.config import Config, PortRange, differences, load_config, split_address, without_password
@@ -33,6 +33,7 @@ def test_an_address_is_split_or_refused(text: str) -> None:
 
 
 @given(st.dictionaries(st.sampled_from(KEYS) | st.text(max_size=12), scalars, max_size=3))
+@example({"home": True})
 def test_any_overrides_give_settings_or_a_configuration_error(overrides: dict[str, object]) -> None:
     try:
         config = load_config(env={"MOONGATE_HOME": "/nonexistent"}, overrides=overrides)

@@ -1,18 +1,23 @@
-"""Carries bytes through httptools and wire.http1 as the edge does, without sockets or an upstream."""
+"""The edge's reader of requests, and one of answers that works like the edge's, without sockets or an upstream."""
 
+import sys
+import time
 from dataclasses import dataclass, field
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
 
+from moongate.audit.ids import Ids
+from moongate.config import Limits
+from moongate.edge.ingress.exchange import Exchange
+from moongate.edge.ingress.requests import RequestReader
 from moongate.errors import ProtocolError
+from moongate.net.listening import Peer
 from moongate.wire.http1 import (
     CHUNKED,
     NO_BODY,
     UNTIL_EOF,
     Headers,
     RequestFacts,
-    body_head,
-    check_request,
     chunk,
     last_chunk,
     response_framing,
@@ -22,107 +27,80 @@ from moongate.wire.http1 import (
 )
 
 
-@dataclass
+@dataclass(frozen=True)
 class Request:
-    method: bytes
-    facts: RequestFacts
-    headers: Headers
-    body: bytes = b""
-    trailers: Headers = field(default_factory=list)
-    whole: bool = False
+    """A request as the edge's own reader told of it."""
+
+    exchange: Exchange
+    framed: list[bytes] = field(default_factory=list)
+
+    @property
+    def method(self) -> bytes:
+        return self.exchange.method
+
+    @property
+    def facts(self) -> RequestFacts:
+        return self.exchange.facts
+
+    @property
+    def headers(self) -> Headers:
+        return self.exchange.headers
+
+    @property
+    def trailers(self) -> Headers:
+        return self.exchange.trailers or []
+
+    @property
+    def body(self) -> bytes:
+        return self.exchange.request.kept() if self.exchange.request is not None else b""
+
+    @property
+    def whole(self) -> bool:
+        return self.exchange.complete
 
     def serialize(self) -> bytes:
         """Return what the upstream would get."""
         head = upstream_head(self.method, self.facts, self.headers, peer_ip="192.0.2.7", proto="https", upgrade=True)
-        if not self.facts.chunked:
-            return head + self.body
-        return head + (chunk(self.body) if self.body else b"") + last_chunk(self.trailers)
+        return head + b"".join(self.framed)
 
 
 class RequestCutter:
-    """Cuts a visitor's bytes into judged requests; `refused` once they cannot be trusted."""
+    """The edge's reader of requests with nobody behind it; `refused` once the visitor cannot be trusted."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
-        self.refused: Exception | None = None
+        self.refused: tuple[int, str, str] | None = None
         self.switched = b""
-        self._current: Request | None = None
-        self._start()
-
-    def _start(self) -> None:
-        self._parser = HttpRequestParser(self)
-        self._in_head = True
-        self._resuming = False
+        self.peer = Peer("192.0.2.7", 4711, "127.0.0.1", 7171)
+        self.quiet_since = 0.0
+        self._reader = RequestReader(_Edge(), self)  # type: ignore[arg-type]  # what it asks of an edge, without one
 
     def feed(self, data: bytes) -> None:
-        if self.refused is not None:
-            return
-        rest = None
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            rest = data[upgrade.args[0] :]
-        except HttpParserCallbackError as error:
-            if not isinstance(error.__context__, ProtocolError):
-                raise
-            self.refused = error.__context__
-        except HttpParserError as error:
-            self.refused = error
-        # Not inside `except`: there Python would replace the context of the next callback's error.
-        if rest is not None:
-            self._go_on(rest)
+        if self.refused is None:
+            self._reader.feed(data)
 
-    def _go_on(self, rest: bytes) -> None:
-        last = self.requests[-1]
-        if last.facts.has_body:
-            self._parser = HttpRequestParser(self)
-            self._resuming = True
-            self._parser.feed_data(body_head(last.facts))
-            self._resuming = False
-            self._current = last
-            self.feed(rest)
-        elif last.facts.upgrade is None:
-            last.whole = True
-            self._start()
-            self.feed(rest)
-        else:
-            last.whole = True
-            self.switched = rest
+    def request_head(self, exchange: Exchange) -> None:
+        self.requests.append(Request(exchange))
 
-    def on_message_begin(self) -> None:
-        if not self._resuming:
-            self._url = b""
-            self._headers: Headers = []
-            self._in_head = True
+    def request_data(self, exchange: Exchange, framed: bytes) -> None:
+        assert exchange is self.requests[-1].exchange
+        self.requests[-1].framed.append(framed)
 
-    def on_url(self, url: bytes) -> None:
-        self._url += url
+    def upgrade_asked(self, rest: bytes) -> bool:
+        self.switched = rest
+        return True
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            self._headers.append((name, value))
-        elif self._current is not None:
-            self._current.trailers.append((name, value))
+    def refuse(self, status: int, code: str, message: str) -> None:
+        assert status < 500 or status in (501, 505), message  # a fault of the reader's own
+        self.refused = self.refused or (status, code, message)
+        self._reader.stop()
 
-    def on_headers_complete(self) -> None:
-        if self._resuming:
-            return
-        self._in_head = False
-        method = self._parser.get_method()
-        facts = check_request(method, self._url, self._parser.get_http_version(), self._headers)
-        self._current = Request(method, facts, self._headers)
-        self.requests.append(self._current)
 
-    def on_body(self, data: bytes) -> None:
-        assert self._current is not None
-        self._current.body += data
-
-    def on_message_complete(self) -> None:
-        if self._parser.should_upgrade():
-            return
-        assert self._current is not None
-        self._current.whole = True
-        self._current = None
+class _Edge:
+    limits = Limits()
+    ids = Ids()
+    wall = staticmethod(time.time)
+    capture_room = sys.maxsize
 
 
 def cut_requests(raw: bytes) -> RequestCutter:

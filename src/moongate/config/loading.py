@@ -32,7 +32,9 @@ def load_config(
     said = _from_overrides(overrides or {})
     variables = _from_environment(env)
     home = said.values.get("home") or variables.values.get("home")
-    file = _from_file(path) if path is not None else _from_home(Path(home) if home else default_home())
+    # What is no path at all is refused with the other settings below.
+    folder = Path(home) if home and isinstance(home, str | Path) else default_home()
+    file = _from_file(path) if path is not None else _from_home(folder)
     return _build([file, variables, said])
 
 

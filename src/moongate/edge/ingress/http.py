@@ -1,7 +1,7 @@
 """A visitor who speaks HTTP/1.1: each request finds its tunnel, its answer comes back as it arrives.
 
-The hot path is callbacks: the visitor's bytes go through httptools and wire.http1 straight into a channel, the
-channel's through the same into the visitor's transport. Nothing here waits.
+The hot path is callbacks: RequestReader cuts the visitor's bytes into requests, which go straight into a channel;
+Upstream cuts the channel's bytes into answers, which go straight into the visitor's transport. Nothing here waits.
 """
 
 import asyncio
@@ -9,14 +9,15 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser, HttpResponseParser
+from httptools import HttpResponseParser
 
 from moongate.audit.ids import id_text
 from moongate.edge.ingress.exchange import Body, Exchange
-from moongate.edge.ingress.pages import error_answer
+from moongate.edge.ingress.pages import BROKEN_ANSWER, error_answer, failure_of
+from moongate.edge.ingress.requests import RequestReader
 from moongate.edge.ingress.upstream import Upstream
 from moongate.edge.routes import DEFAULT_OPTIONS
-from moongate.errors import BadRequest, ProtocolError
+from moongate.errors import ProtocolError
 from moongate.relay.channels import Channel
 from moongate.relay.turns import TURN_BYTES, FairReading, collect_writes
 from moongate.wire import http1
@@ -42,18 +43,6 @@ _TURN: Final = 8
 
 _READING, _SWITCHED, _CLOSING = range(3)
 
-# RESET code -> status, code, message.
-_FAILURES: Final[dict[int, tuple[int, str, str]]] = {
-    wire.UPSTREAM_REFUSED: (502, "upstream.refused", "the service behind this name refused the connection"),
-    wire.UPSTREAM_UNRESOLVED: (502, "upstream.unresolved", "the address of the service behind this name is unknown"),
-    wire.UPSTREAM_TIMEOUT: (504, "upstream.timeout", "the service behind this name did not answer in time"),
-    wire.LINK_LOST: (503, "agent.offline", "the agent that publishes this name is not connected"),
-    wire.NO_TUNNEL: (503, "agent.offline", "the agent no longer publishes this name"),
-    wire.LIMIT: (429, "limit.exceeded", "too many connections to this name"),
-}
-_CLOSED_EARLY: Final = (502, "upstream.closed", "the service behind this name closed the connection without an answer")
-_BROKEN_ANSWER: Final = (502, "upstream.invalid", "the service behind this name did not answer in HTTP/1.1")
-
 
 class HttpVisitor(asyncio.Protocol):
     """One visitor connection; requests are answered one after the other, in order."""
@@ -69,30 +58,21 @@ class HttpVisitor(asyncio.Protocol):
         "_ends_after_waiting",
         "_fields",
         "_fields_of",
-        "_fields_size",
         "_first",
-        "_given_up",
         "_head_since",
-        "_head_size",
-        "_headers",
-        "_in_body_of_upgrade",
-        "_in_head",
-        "_incoming",
-        "_last",
         "_last_answer",
         "_last_said",
         "_leftover",
         "_out",
-        "_parser",
         "_queue",
         "_reading",
         "_refusal",
+        "_requests",
         "_session",
         "_state",
         "_transport",
         "_tunnel",
         "_upstream",
-        "_url",
         "_waits",
         "_wants_application",
         "on_capture",
@@ -106,7 +86,7 @@ class HttpVisitor(asyncio.Protocol):
         self.peer = peer
         self._admitted = peer  # whom this connection is counted for: behind a trusted proxy, the client it names
         self._transport: Any = None
-        self._parser: HttpRequestParser = HttpRequestParser(self)
+        self._requests = RequestReader(edge, self)
         self._state = _READING
         self._reading = FairReading()
         self._out: list[bytes] = []
@@ -115,23 +95,14 @@ class HttpVisitor(asyncio.Protocol):
         self._ends_after_waiting = False
         self._waits = 0  # reads that were postponed to a later turn
         self._wants_application = False
-        self._given_up = False
         self._close_after = False
-        self._url = b""
-        self._headers: http1.Headers = []
-        self._in_head = False
-        self._in_body_of_upgrade = False
-        self._head_size = 0
         self._head_since = edge.now()  # 0 while no head is awaited
         self._advancing = False
         self._refusal: tuple[int, str, str] | None = None  # to be said once the request before it is answered
-        self._last: Exchange | None = None  # the latest one judged
         self._last_said: tuple[object, ...] = ()  # the head of the latest answer, and who got it
         self._last_answer: Exchange | None = None
         self._fields = b""  # what was written to the upstream of these fields
         self._fields_of: http1.Headers | None = None
-        self._fields_size = 0
-        self._incoming: Exchange | None = None  # the one whose request is being received
         self._active: Exchange | None = None  # the one that is being answered
         self._queue: deque[Exchange] | None = None
         self._tunnel: Tunnel | None = None
@@ -179,7 +150,7 @@ class HttpVisitor(asyncio.Protocol):
         if self._state == _SWITCHED:
             self._pass_on(data)
             return
-        if self._state == _CLOSING or self._given_up:
+        if self._state == _CLOSING or self._requests.stopped:
             return
         if self._first is not None:
             self._first.append(data)
@@ -201,26 +172,11 @@ class HttpVisitor(asyncio.Protocol):
             self._reading.make_way()
 
     def _feed(self, data: bytes) -> None:
-        rest = None
-        try:
-            self._parser.feed_data(data)
-        except HttpParserUpgrade as upgrade:
-            rest = data[upgrade.args[0] :]
-        except HttpParserCallbackError as error:
-            log.error("visitor failed", peer=self.peer.text, exc_info=error.__cause__ or error)
-            self._refuse(500, "internal", "something went wrong here")
-        except HttpParserError as error:
-            self._malformed(str(error))
-        if rest is not None:
-            self._upgrade_asked(rest)
+        self._requests.feed(data)
         if self._wants_application:
             self._hand_over()
-        elif self._in_head:
-            if not self._head_since and self._active is None:
-                self._head_since = self.quiet_since
-            self._head_size += len(data)
-            if self._head_size > self._edge.limits.header_bytes:
-                self._refuse(431, "http.head_too_large", "the head of the request is too large")
+        elif self._requests.in_head and not self._head_since and self._active is None:
+            self._head_since = self.quiet_since
 
     def eof_received(self) -> bool:
         if self._waits:
@@ -256,106 +212,36 @@ class HttpVisitor(asyncio.Protocol):
             else:
                 channel.close()
         self._leave_tunnel("visitor closed" if exc is None else "visitor reset")
-        self._active = self._incoming = self._last = self._last_answer = None
+        self._active = self._last_answer = None
         self._queue = None
-        self._parser = None  # type: ignore[assignment]  # breaks the reference cycle
+        self._requests.end()
 
-    # -- httptools: the request
+    # -- the request, told by RequestReader
 
-    def on_message_begin(self) -> None:
-        self._url = b""
-        self._headers = []
-        self._in_head = True
-        self._head_size = 0
-
-    def on_url(self, url: bytes) -> None:
-        self._url += url
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:
-            self._headers.append((name, value))
-        elif self._incoming is not None:
-            if self._incoming.trailers is None:
-                self._incoming.trailers = []
-            self._incoming.trailers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        self._in_head = False
+    def request_head(self, exchange: Exchange) -> None:
+        """Deal with a judged request now, or once those before it are answered."""
         self._head_since = 0.0
-        if self._in_body_of_upgrade:
+        if self._state != _READING:
+            self._requests.stop()
             return
-        if self._state != _READING or self._wants_application or self._given_up:
-            self._incoming = None
-            return
-        parser = self._parser
-        headers = self._headers
-        method = parser.get_method()
-        version = parser.get_http_version()
-        last = self._last
-        facts = None
-        if last is not None and last.headers == headers and last.method == method and version == last.version == "1.1":
-            # Programs say the same fields again and again on one connection; only the target is new.
-            facts = http1.judged_again(last.facts, self._url)
-            headers = last.headers
-        try:
-            if facts is None:
-                facts = http1.check_request(method, self._url, version, headers)
-                self._fields_size = sum([len(name) + len(value) for name, value in headers])
-            if self._fields_size + len(self._url) > self._edge.limits.header_bytes:
-                raise BadRequest(431, "the head of the request is too large")
-        except BadRequest as error:
-            self._refuse(error.status, error.code, error.message)
-            return
-        edge = self._edge
-        exchange = Exchange(edge.ids.next(), method, version, facts, headers, self.quiet_since, edge.wall())
-        self._last = exchange
-        self._incoming = exchange
         if self._active is None and not self._queue:
             self._begin(exchange)
-        else:
-            exchange.waiting = []
-            if self._queue is None:
-                self._queue = deque()
-            self._queue.append(exchange)
-            self._reading.hold(_PIPELINE)
+            return
+        exchange.waiting = []
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(exchange)
+        self._reading.hold(_PIPELINE)
 
-    def on_body(self, data: bytes) -> None:
-        exchange = self._incoming
-        if exchange is None:
-            return
-        body = exchange.request
-        if body is None:
-            body = exchange.request = Body(self._edge.capture_room)
-        body.add(data)
+    def request_data(self, exchange: Exchange, framed: bytes) -> None:
+        """Pass on a piece of the body, framed as the upstream gets it."""
         limit = self._edge.body_limit(self._tunnel) if self._tunnel is not None else 0
-        if limit and body.size > limit:
-            self._refuse(413, "http.too_large", f"the request body is larger than {limit} bytes")
-            return
-        framed = http1.chunk(data) if exchange.facts.chunked else data
-        if exchange.waiting is not None:
+        if limit and exchange.request is not None and exchange.request.size > limit:
+            self.refuse(413, "http.too_large", f"the request body is larger than {limit} bytes")
+        elif exchange.waiting is not None:
             exchange.waiting.append(framed)
         elif self._channel is not None and exchange is self._active:
             self._channel.write(framed)
-
-    def on_message_complete(self) -> None:
-        exchange = self._incoming
-        if exchange is None:
-            return
-        if exchange.facts.has_body and self._parser.should_upgrade():
-            return  # the parser thinks so; the body is still to come
-        self._incoming = None
-        exchange.complete = True
-        if not exchange.facts.chunked:
-            return
-        try:
-            end = http1.last_chunk(exchange.trailers or [])
-        except ProtocolError as error:
-            self._refuse(400, "http.bad_request", error.message)
-            return
-        if exchange.waiting is not None:
-            exchange.waiting.append(end)
-        elif self._channel is not None and exchange is self._active:
-            self._channel.write(end)
 
     # -- from request to channel
 
@@ -374,7 +260,7 @@ class HttpVisitor(asyncio.Protocol):
         elif host in edge.application_hosts:
             if self._first is not None:
                 self._wants_application = True
-                self._incoming = None
+                self._requests.stop()
             else:
                 self._answer_here(exchange, 421, "http.misdirected", "this connection belongs to another host name")
         else:
@@ -482,8 +368,8 @@ class HttpVisitor(asyncio.Protocol):
         self._write_error(exchange, status, code, message, close=close, **more)
         if exchange is self._active:
             self._active = None
-        if self._incoming is exchange:
-            self._incoming = None
+        if self._requests.incoming is exchange:
+            self._requests.incoming = None
         if close:
             self._say_refusal()
             self._close_gently()
@@ -504,20 +390,19 @@ class HttpVisitor(asyncio.Protocol):
             self._write(answer)
         log.debug("answered here", status=status, code=code, peer=self.peer.text, request_id=identifier)
 
-    def _refuse(self, status: int, code: str, message: str) -> None:
+    def refuse(self, status: int, code: str, message: str) -> None:
         """What was received cannot be trusted any further: say so and close."""
         if self._state != _READING:
             return
         exchange = self._active
-        self._given_up = True
+        incoming = self._requests.incoming
+        self._requests.stop()
         if exchange is not None and (exchange.complete or self._queue):
             # An earlier request is still to be answered; the refusal takes its turn.
             self._refusal = (status, code, message)
             self._close_after = not self._queue
-            self._incoming = None
             return
-        exchange = exchange or self._incoming
-        self._incoming = None
+        exchange = exchange or incoming
         self._edge.metrics.answered_here(status)
         if exchange is None or not exchange.status:
             self._write_error(exchange, status, code, message, close=True)
@@ -534,10 +419,6 @@ class HttpVisitor(asyncio.Protocol):
             self._edge.metrics.answered_here(status)
             self._write_error(None, status, code, message, close=True)
             self._refusal = None
-
-    def _malformed(self, reason: str) -> None:
-        if self._state == _READING and not self._given_up:
-            self._refuse(400, "http.bad_request", f"the request is malformed: {reason.lower()}")
 
     def _close_gently(self) -> None:
         """Close, but let the answer arrive: what is still being sent to us is read and dropped (RFC 9112 §9.6)."""
@@ -611,9 +492,6 @@ class HttpVisitor(asyncio.Protocol):
                 self._say_refusal()
                 self._close_gently()
         else:
-            if self._reading.held & _SWITCHING and exchange.facts.upgrade is not None:
-                self.flush()
-                self._go_on_without_upgrade()
             self._next()
 
     def _next(self) -> None:
@@ -631,7 +509,9 @@ class HttpVisitor(asyncio.Protocol):
             self._advancing = False
         if not self._queue:
             self._reading.release(_PIPELINE)
-        if self._in_head and self._active is None and not self._head_since:
+            if self._active is None:
+                self._go_on_without_upgrade()
+        if self._requests.in_head and self._active is None and not self._head_since:
             self._head_since = self._edge.now()
 
     def _finished(self, exchange: Exchange) -> None:
@@ -692,31 +572,20 @@ class HttpVisitor(asyncio.Protocol):
 
     # -- switching protocols (RFC 9110 §7.8)
 
-    def _upgrade_asked(self, rest: bytes) -> None:
-        if self._wants_application or self._state != _READING:
-            return
-        if self._incoming is not None:
-            self._read_body_of_upgrade(self._incoming, rest)
-            return
-        # What follows belongs to the new protocol, if the upstream agrees to it.
+    def upgrade_asked(self, rest: bytes) -> bool:
+        """Read no further until the upstream has said in which protocol; False if an answer was given already."""
+        if self._active is None and not self._queue:
+            return False
         self._leftover = rest
         self._reading.hold(_SWITCHING)
-
-    def _read_body_of_upgrade(self, exchange: Exchange, rest: bytes) -> None:
-        """Read the body of a request that asked for an upgrade: httptools stops before it (see http1.body_head)."""
-        self._parser = HttpRequestParser(self)
-        self._in_body_of_upgrade = True
-        self._parser.feed_data(http1.body_head(exchange.facts))
-        self._in_body_of_upgrade = False
-        if rest:
-            self._feed(rest)
+        return True
 
     def switch(self) -> None:
         """The upstream agreed: from here on bytes pass untouched, both ways."""
         exchange, self._active = self._active, None
         if exchange is None:
             return
-        if self._queue or self._in_head or self._incoming is not None:
+        if self._queue or self._requests.in_head or self._requests.incoming is not None:
             # It sent more before it was told how that would be read.
             self._transport.abort()
             return
@@ -743,7 +612,7 @@ class HttpVisitor(asyncio.Protocol):
         """The upstream answered as if no upgrade had been asked for: what follows is HTTP again."""
         if not self._reading.held & _SWITCHING:
             return
-        self._parser = HttpRequestParser(self)
+        self._requests.begin_anew()
         rest, self._leftover = self._leftover, b""
         self._reading.release(_SWITCHING)
         if rest and self._state == _READING:
@@ -778,7 +647,7 @@ class HttpVisitor(asyncio.Protocol):
             self.flush()
             self._transport.abort()
         else:
-            status, kind, message = _FAILURES.get(code, _CLOSED_EARLY) if code is not None else _CLOSED_EARLY
+            status, kind, message = failure_of(code)
             self._answer_here(exchange, status, kind, message, retry_after_s=2 if status == 503 else None)
 
     def answer_broken(self, reason: str) -> None:
@@ -791,7 +660,7 @@ class HttpVisitor(asyncio.Protocol):
         if exchange.status:
             self._transport.abort()
         else:
-            self._answer_here(exchange, *_BROKEN_ANSWER)
+            self._answer_here(exchange, *BROKEN_ANSWER)
 
     def hold_for_upstream(self) -> None:
         self._reading.hold(_UPSTREAM)
@@ -811,16 +680,16 @@ class HttpVisitor(asyncio.Protocol):
         if exchange is None:
             if self._head_since:
                 if now - self._head_since > limits.header_timeout_s:
-                    self._refuse(408, "http.timeout", "the head of the request did not come in time")
+                    self.refuse(408, "http.timeout", "the head of the request did not come in time")
             elif quiet > KEEP_ALIVE_S or self._edge.draining:
                 self._state = _CLOSING
                 self._transport.close()
         elif not exchange.complete and not exchange.status:
             if quiet > limits.header_timeout_s and not self._reading.held:
-                self._refuse(408, "http.timeout", "the body of the request stopped coming")
+                self.refuse(408, "http.timeout", "the body of the request stopped coming")
         elif not exchange.status and now - max(exchange.started, self.quiet_since) > limits.response_head_timeout_s:
             self._drop_channel(abort=True)
-            self._answer_here(exchange, *_FAILURES[wire.UPSTREAM_TIMEOUT])
+            self._answer_here(exchange, *failure_of(wire.UPSTREAM_TIMEOUT))
 
     def end(self, reason: str) -> None:
         """The tunnel was closed, or the node stops: end this connection now."""
@@ -849,8 +718,9 @@ class HttpVisitor(asyncio.Protocol):
         self._edge.visitors.discard(self)
         transport, self._transport = self._transport, None
         self._reading.end()
-        self._parser = None  # type: ignore[assignment]
-        if self._url == wire.LINK_PATH and _asks_for_link(self._headers):
+        requests = self._requests
+        requests.end()
+        if requests.url == wire.LINK_PATH and _asks_for_link(requests.headers):
             head_end = received.index(b"\r\n\r\n") + 4
             self._edge.accept_link(transport, self.peer, received[head_end:])
             return

@@ -4,6 +4,8 @@ import json
 from html import escape
 from typing import Final
 
+from moongate.wire import tunnel as wire
+
 _REASONS: Final = {
     308: "Permanent Redirect",
     400: "Bad Request",
@@ -22,6 +24,18 @@ _REASONS: Final = {
     505: "HTTP Version Not Supported",
 }
 
+# RESET code -> status, code, message.
+_FAILURES: Final[dict[int, tuple[int, str, str]]] = {
+    wire.UPSTREAM_REFUSED: (502, "upstream.refused", "the service behind this name refused the connection"),
+    wire.UPSTREAM_UNRESOLVED: (502, "upstream.unresolved", "the address of the service behind this name is unknown"),
+    wire.UPSTREAM_TIMEOUT: (504, "upstream.timeout", "the service behind this name did not answer in time"),
+    wire.LINK_LOST: (503, "agent.offline", "the agent that publishes this name is not connected"),
+    wire.NO_TUNNEL: (503, "agent.offline", "the agent no longer publishes this name"),
+    wire.LIMIT: (429, "limit.exceeded", "too many connections to this name"),
+}
+_CLOSED_EARLY: Final = (502, "upstream.closed", "the service behind this name closed the connection without an answer")
+BROKEN_ANSWER: Final = (502, "upstream.invalid", "the service behind this name did not answer in HTTP/1.1")
+
 _PAGE: Final = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{status} {reason}</title><style>
@@ -37,6 +51,11 @@ main{{max-width:34rem;padding:2rem}}h1{{font-size:1.4rem;margin:.2rem 0 1rem}}p{
 def reason_of(status: int) -> str:
     """Return the reason phrase of a status (RFC 9110 §15)."""
     return _REASONS.get(status, "Error")
+
+
+def failure_of(code: int | None) -> tuple[int, str, str]:
+    """Return status, code and message for an upstream that ended before it answered: by a RESET code, or orderly."""
+    return _CLOSED_EARLY if code is None else _FAILURES.get(code, _CLOSED_EARLY)
 
 
 def wants_json(accept: bytes) -> bool:

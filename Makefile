@@ -9,7 +9,7 @@ VENV := .venv
 endif
 BIN := $(VENV)/bin
 
-.PHONY: help run test check bench venv dev peers clean
+.PHONY: help run test check bench measure venv dev peers clean
 
 help:
 	@echo "make run    a gateway, an agent and a sample service; prints the public URL"
@@ -27,7 +27,11 @@ test: dev peers
 check: dev
 	@$(BIN)/nox --session format lint types layers audit
 
-bench: dev peers
+# The peers are the distribution's builds, so its Python is measured too, unless PYTHON says otherwise.
+bench:
+	@$(MAKE) --no-print-directory measure PYTHON=$(firstword $(PYTHON) $(wildcard /usr/bin/python3) python3)
+
+measure: dev peers
 	@cd tests && ../$(BIN)/python -m bench $(ARGS)
 
 venv: $(BIN)/moongate

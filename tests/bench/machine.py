@@ -27,7 +27,8 @@ def describe_machine() -> dict[str, str]:
 
 def describe_versions() -> dict[str, str]:
     """Versions of Moongate, its libraries that matter for speed, and every peer."""
-    found = {"Moongate": _distribution("moongate"), "Python": sys.version.split()[0]}
+    whose = "the distribution's" if sys.base_prefix == "/usr" else "not the distribution's"
+    found = {"Moongate": _distribution("moongate"), "Python": f"{sys.version.split()[0]} ({whose})"}
     found |= {name: _distribution(name) for name in LIBRARIES}
     found["nginx"] = _said(["nginx", "-v"], r"nginx/(\S+)")
     found["HAProxy"] = _said(["haproxy", "-v"], r"version (\S+)")

@@ -9,6 +9,7 @@ import typer
 
 from moongate import __version__
 from moongate.cli import flags
+from moongate.cli.agent_group import agent_app
 from moongate.cli.outcome import Exit, UsageError, exit_for, report
 from moongate.errors import MoongateError
 
@@ -357,5 +358,6 @@ def config_schema() -> int:
     return schema()
 
 
+app.add_typer(agent_app, name="agent")
 app.add_typer(token_app, name="token")
 app.add_typer(config_app, name="config")

@@ -15,6 +15,7 @@ LINK_PATH: Final = b"/moongate/link"
 
 HEADER: Final = struct.Struct("!BII")  # kind, channel, payload length
 OPEN_HEAD: Final = struct.Struct("!I16s")  # tunnel number, connection id
+DIAL_BODY: Final = struct.Struct("!HB")  # port on the node, transport
 PING_BODY: Final = struct.Struct("!QI")  # opaque, the sender's last round trip in µs
 NUMBER: Final = struct.Struct("!I")
 RESET_HEAD: Final = struct.Struct("!H")
@@ -31,12 +32,20 @@ CANCEL: Final = 20
 RESET: Final = 21
 WANT_LANE: Final = 22
 MOVE: Final = 23
+DATAGRAM: Final = 25
+DIAL: Final = 26
 
 MAX_CONTROL: Final = 65_536
 MAX_DATA: Final = 1_048_576
 INITIAL_CREDIT: Final = 262_144
 MAX_LANES: Final = 16
-MAX_CHANNEL: Final = 0xFFFF_FFFF
+MAX_DATAGRAM: Final = 65_507  # what UDP over IPv4 can carry: 65 535 less both headers (RFC 768, RFC 791)
+MAX_CHANNEL: Final = 0x7FFF_FFFF  # of the channels that the node opens
+OPENED_BY_AGENT: Final = 0x8000_0000  # the bit that tells the others
+
+# The transports of DIAL, by their numbers in the IP header (RFC 790).
+TRANSPORTS: Final[dict[str, int]] = {"tcp": 6, "udp": 17}
+_TRANSPORT_NAMES: Final = {number: name for name, number in TRANSPORTS.items()}
 
 # What each kind's payload may measure: (least, most) bytes.
 LIMITS: Final[dict[int, tuple[int, int]]] = {
@@ -51,6 +60,8 @@ LIMITS: Final[dict[int, tuple[int, int]]] = {
     RESET: (2, 1024),
     WANT_LANE: (0, 0),
     MOVE: (4, 4),
+    DATAGRAM: (0, MAX_DATAGRAM),
+    DIAL: (DIAL_BODY.size, DIAL_BODY.size),
 }
 OF_THE_LINK: Final = frozenset((CONTROL, PING, PONG))
 
@@ -189,6 +200,24 @@ def parse_open(payload: Payload) -> tuple[int, bytes, str]:
     except UnicodeDecodeError:
         raise ProtocolError("visitor address that is not text") from None
     return tunnel, connection_id, visitor
+
+
+def serialize_dial(channel: int, port: int, transport: str) -> bytes:
+    """Write DIAL; the transport is `tcp` or `udp`."""
+    return serialize(DIAL, channel, DIAL_BODY.pack(port, TRANSPORTS[transport]))
+
+
+def parse_dial(payload: Payload) -> tuple[int, str]:
+    """Return the port, and `tcp` or `udp`.
+
+    Raises:
+        ProtocolError: If there is no such port or transport.
+    """
+    port, number = DIAL_BODY.unpack_from(payload)
+    transport = _TRANSPORT_NAMES.get(number)
+    if transport is None or not port:
+        raise ProtocolError(f"dial of port {port} over transport {number}")
+    return port, transport
 
 
 def serialize_reset(channel: int, code: int, detail: str = "") -> bytes:

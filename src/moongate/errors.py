@@ -112,6 +112,12 @@ class Superseded(RoutingError):
     code = "lease.superseded"
 
 
+class TunnelUnknown(RoutingError):
+    """There is no such tunnel, or it is another agent's."""
+
+    code = "tunnel.unknown"
+
+
 class LimitExceeded(RoutingError):
     """A limit of this node would be passed."""
 

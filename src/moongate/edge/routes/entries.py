@@ -2,15 +2,20 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from moongate.edge.firewall import Rule, parse_rules
 from moongate.errors import ConfigurationError
+from moongate.identity.passwords import is_password_hash
 
 if TYPE_CHECKING:
     from moongate.identity.tokens import Identity
 
 KINDS: Final = ("http", "tls", "tcp")
+URL_MAX: Final = 2048
+PAGE_TITLE_MAX: Final = 200
+OPTION_SHOWN: Final = 100  # characters of a wrong value that are repeated to whoever gave it
 
 
 class AgentSession(Protocol):
@@ -64,6 +69,15 @@ class ClosedRow(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Page:
+    """How the page looks that asks a visitor for a password; empty texts leave the node's own look."""
+
+    title: str = ""
+    logo_url: str = ""
+    site_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class TunnelOptions:
     """What an agent asks for beside the name; 0 leaves the node's own limit."""
 
@@ -73,6 +87,15 @@ class TunnelOptions:
     max_connections: int = 0
     request_body_max_bytes: int = 0
     capture: bool = True
+    keep: bool = False  # the name stays the identity's until it is released
+    firewall: tuple[Rule, ...] = ()
+    secure: bool | None = None  # None: over HTTP and HTTPS, as the node's settings say
+    redirect: bool = False
+    redirect_url: str = ""
+    basic_auth: str = field(default="", repr=False)
+    password: str = field(default="", repr=False)
+    page: Page | None = None
+    acme: bool = False
 
     @classmethod
     def parse(cls, members: Mapping[str, object]) -> "TunnelOptions":
@@ -81,13 +104,28 @@ class TunnelOptions:
         Raises:
             ConfigurationError: If a known one has a value that it cannot have.
         """
-        known = {name: members[name] for name in cls.__slots__ if name in members}
-        for name, value in known.items():
-            if not _OPTION_RULES[name](value):
-                raise ConfigurationError(f"option {name} cannot be {value!r}")
-        options = cls(**known)  # type: ignore[arg-type]
+        read = {name: _read_option(name, members[name]) for name in cls.__slots__ if name in members}
+        options = cls(**read)
         # One object for all that ask for nothing: the data path tells by identity.
         return DEFAULT_OPTIONS if options == DEFAULT_OPTIONS else options
+
+
+def _read_option(name: str, value: object) -> Any:
+    try:
+        return _READERS[name](value)
+    except ValueError as error:
+        reason = f": {error}" if str(error) else ""
+    shown = "what it is" if name in _SECRET_OPTIONS else f"{value!r}"[:OPTION_SHOWN]
+    raise ConfigurationError(f"option {name} cannot be {shown}{reason}")
+
+
+def _matching(is_right: Callable[[Any], bool]) -> Callable[[object], Any]:
+    def read(value: object) -> object:
+        if not is_right(value):
+            raise ValueError
+        return value
+
+    return read
 
 
 def _is_count(value: object) -> bool:
@@ -98,14 +136,54 @@ def _is_host(value: object) -> bool:
     return isinstance(value, str) and len(value) <= 255 and re.fullmatch(r"[!-~]*", value) is not None
 
 
-_OPTION_RULES: Final[dict[str, Callable[[object], bool]]] = {
-    "proxy_protocol": lambda value: value in ("", "v1", "v2"),
-    "host_header": _is_host,
-    "rate_limit_rps": _is_count,
-    "max_connections": _is_count,
-    "request_body_max_bytes": _is_count,
-    "capture": lambda value: isinstance(value, bool),
+def _is_switch(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+def _is_link(value: object) -> bool:
+    if not isinstance(value, str) or len(value) > URL_MAX:
+        return False
+    return not value or re.fullmatch(r"https?://[!-~]+", value, re.IGNORECASE) is not None
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and (not value or is_password_hash(value))
+
+
+def _read_page(value: object) -> Page | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise ValueError("a page is an object with title, logo_url and site_url")
+    known = {name: value[name] for name in Page.__slots__ if name in value}
+    title = known.get("title", "")
+    if not isinstance(title, str) or len(title) > PAGE_TITLE_MAX:
+        raise ValueError(f"a title is a text of at most {PAGE_TITLE_MAX} characters")
+    for name in ("logo_url", "site_url"):
+        if not _is_link(known.get(name, "")):
+            raise ValueError(f"{name} is not an address that begins with http:// or https://")
+    page = Page(**known)
+    return page if page != Page() else None
+
+
+_READERS: Final[dict[str, Callable[[object], Any]]] = {
+    "proxy_protocol": _matching(lambda value: value in ("", "v1", "v2")),
+    "host_header": _matching(_is_host),
+    "rate_limit_rps": _matching(_is_count),
+    "max_connections": _matching(_is_count),
+    "request_body_max_bytes": _matching(_is_count),
+    "capture": _matching(_is_switch),
+    "keep": _matching(_is_switch),
+    "firewall": parse_rules,
+    "secure": _matching(lambda value: value is None or _is_switch(value)),
+    "redirect": _matching(_is_switch),
+    "redirect_url": _matching(_is_link),
+    "basic_auth": _matching(_is_hash),
+    "password": _matching(_is_hash),
+    "page": _read_page,
+    "acme": _matching(_is_switch),
 }
+_SECRET_OPTIONS: Final = frozenset({"basic_auth", "password"})
 DEFAULT_OPTIONS: Final = TunnelOptions()
 
 

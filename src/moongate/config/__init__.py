@@ -6,6 +6,7 @@ means to a running node is left to the part that uses it.
 
 from moongate.config.loading import load_config
 from moongate.config.model import (
+    Acme,
     Capture,
     Config,
     Limits,
@@ -19,6 +20,7 @@ from moongate.config.model import (
 )
 
 __all__ = [
+    "Acme",
     "Capture",
     "Config",
     "Limits",

@@ -133,7 +133,7 @@ def _from_file(path: Path) -> Source:
 
 def _anchored(folder: Path, key: str, value: Any) -> Any:
     """A relative path in a file is relative to that file."""
-    is_path = key in {"home", "tls_cert", "tls_key"} and isinstance(value, str)
+    is_path = key in {"home", "tls_cert", "tls_key", "acme.ca_file"} and isinstance(value, str)
     return folder / Path(value).expanduser() if is_path else value
 
 

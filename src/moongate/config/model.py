@@ -1,10 +1,12 @@
 """What can be set, how a value is checked, and how all of it is explained."""
 
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -105,6 +107,15 @@ def _checked_domain(text: str) -> str:
     return name
 
 
+def _checked_directory(url: str) -> str:
+    """The URL of an ACME directory: over TLS (RFC 8555 §6.1), on this machine also without."""
+    parts = urlsplit(url)
+    local = parts.scheme == "http" and parts.hostname in ("localhost", "127.0.0.1", "::1")
+    if not parts.hostname or not (parts.scheme == "https" or local):
+        raise ValueError("a directory reads like https://acme.example.org/directory")
+    return url
+
+
 def _split_commas(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
@@ -126,6 +137,7 @@ def default_home() -> Path:
 
 Address = Annotated[str, AfterValidator(_checked_address)]
 Domain = Annotated[str, AfterValidator(_checked_domain)]
+AcmeDirectory = Annotated[str, AfterValidator(_checked_directory)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=86400 * 365, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -165,6 +177,35 @@ class Capture(Section):
     body_max_bytes: Count = Field(65536, description="How much of one body is kept; the rest is cut and marked so.")
     total_bytes: Count = Field(32 * 1024 * 1024, description="Bodies in memory, all tunnels together; oldest go first.")
     ring: int = Field(500, ge=1, description="Exchanges kept per tunnel.")
+
+
+class Acme(Section):
+    """Certificates from an authority that speaks ACME (RFC 8555), for the node's name and for tunnels that want one."""
+
+    directory: AcmeDirectory | None = Field(
+        None,
+        description="URL of the authority's directory; naming one agrees to its terms of service. Not set: no ACME.",
+    )
+    email: str | None = Field(None, description="Where the authority writes to when something is wrong.")
+    ca_file: Path | None = Field(
+        None, description="PEM certificates that `directory` is trusted by; by default the system's."
+    )
+    own_name: bool = Field(False, description="Whether `domain` and `node_names` get certificates too.")
+    challenge: Literal["http-01", "tls-alpn-01", "both"] = Field(
+        "both", description="How a name is proven: on port 80, on port 443, or on 443 and, if that fails, on 80."
+    )
+
+    @field_validator("ca_file")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        return None if path is None else path.expanduser().absolute()
+
+    @field_validator("email")
+    @classmethod
+    def _one_address(cls, email: str | None) -> str | None:
+        if email is not None and not re.fullmatch(r"[^\s,@]+@[^\s,@]+", email):
+            raise ValueError(f"{email!r} is not an e-mail address")
+        return email
 
 
 class Config(Section):
@@ -209,6 +250,7 @@ class Config(Section):
     log_format: Literal["console", "json"] = Field("console", description="Logs for people, or one JSON object a line.")
     limits: Limits = Limits()
     capture: Capture = Capture()
+    acme: Acme = Acme()
 
     # How the values came about; filled in by the loader.
     _sources: Mapping[str, str] = PrivateAttr(default_factory=dict)
@@ -244,6 +286,8 @@ class Config(Section):
             raise ValueError("tls_cert and tls_key belong together; only one of them is set")
         if self.dashboard_port and self.dashboard_port == self.listen_address[1]:
             raise ValueError(f"dashboard_port and listen cannot both use port {self.dashboard_port}")
+        if self.acme.own_name and self.acme.directory is None:
+            raise ValueError("acme.own_name needs an authority to get certificates from; set acme.directory")
         return self
 
     @property

@@ -58,6 +58,11 @@ FIXED_SETTINGS: Final = frozenset(
         "log_format",
         "capture.ring",
         "capture.total_bytes",
+        "acme.directory",
+        "acme.email",
+        "acme.ca_file",
+        "acme.own_name",
+        "acme.challenge",
     ]
 )
 GC_THRESHOLDS: Final = (20_000, 20, 50)

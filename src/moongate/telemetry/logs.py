@@ -25,7 +25,7 @@ SECRET_TEXT = re.compile(
 # Line feed and tab stay: tracebacks need them. C1 is as much control as C0 to a terminal.
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 # These speak at `info` of what concerns only their authors.
-CHATTY = ("alembic", "aiosqlite", "asyncio", "httpx", "httpcore", "sqlalchemy", "uvicorn.access")
+CHATTY = ("acme", "alembic", "aiosqlite", "asyncio", "httpx", "httpcore", "sqlalchemy", "urllib3", "uvicorn.access")
 
 
 def get_logger(name: str) -> FilteringBoundLogger:

@@ -6,7 +6,7 @@ docs/protocol/tunnel.md is what is spoken here; which name goes to whom is edge.
 import asyncio
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
 
@@ -15,6 +15,7 @@ from moongate.audit.history import History
 from moongate.audit.ids import Ids, id_text
 from moongate.edge.routes import Claimed, Routes, Tunnel, TunnelOptions
 from moongate.errors import (
+    ConfigurationError,
     MoongateError,
     PortUnavailable,
     ProtocolError,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from moongate.edge.ingress.edge import Edge
     from moongate.edge.ingress.exchange import Exchange
     from moongate.edge.ingress.tcp import TcpPorts
+    from moongate.net.certificates import Certificates
 
 log = structlog.get_logger(__name__)
 
@@ -47,6 +49,9 @@ LANE_TIMEOUT_S: Final = 10.0
 ACTIVITY_S: Final = 0.5
 ACTIVITY_REQUESTS: Final = 20
 GREETINGS_AT_A_TIME: Final = 4096
+UPSTREAM_MAX: Final = 255  # characters of what is shown to people
+
+CertificateState = Literal["none", "pending", "ready", "failed"]
 
 _SWITCHING: Final = (
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + wire.UPGRADE_TOKEN + b"\r\n\r\n"
@@ -105,6 +110,10 @@ class AgentSession:
                 self._control.claim(self, message)
             case "release":
                 self._control.release(self, message)
+            case "update":
+                self._control.update(self, message)
+            case "certificate":
+                self._control.certificate(self, message)
             case "watch":
                 self._watch(bool(message.get("on")))
 
@@ -224,6 +233,7 @@ class Control:
         self.watched: set[AgentSession] = set()
         self.edge: Edge
         self.ports: TcpPorts
+        self.certificates: Certificates
         self._tokens = tokens
         self._history = history
         self._captures = captures
@@ -322,7 +332,7 @@ class Control:
         try:
             claimed = self._claimed(session, message)
         except MoongateError as error:
-            self._refuse_claim(session, request, error)
+            self._refuse(session, request, error)
             return
         if claimed.displaced is not None:
             self._displace(claimed)
@@ -350,7 +360,7 @@ class Control:
             generation=generation,
             session=session,
             options=TunnelOptions.parse(options),
-            upstream=str(message.get("upstream", ""))[:255],
+            upstream=str(message.get("upstream", ""))[:UPSTREAM_MAX],
         )
 
     def _displace(self, claimed: Claimed) -> None:
@@ -362,6 +372,7 @@ class Control:
                 loser.mux.link.fail("the agent is back on another link")
             return
         self._metrics.superseded += 1
+        self.certificates.drop_pair(was.name)  # it was the loser's own
         error = Superseded("a newer agent with the same token holds this name now")
         loser.send({"type": "superseded", "tunnel": was.number, "generation": was.generation, "message": error.message})
         log.info("tunnel taken over", tunnel=was.id, name=was.name, loser=loser.id)
@@ -373,7 +384,7 @@ class Control:
         except PortUnavailable as error:
             self.routes.unbindable(tunnel.id)
             if message.get("wanted") or session.over:
-                self._refuse_claim(session, request, error)
+                self._refuse(session, request, error)
             else:
                 self.claim(session, message)  # the port is offered last from now on
             return
@@ -404,8 +415,8 @@ class Control:
         self._events.publish("tunnel.opened", lambda: _tunnel_event(tunnel))
         log.info("tunnel opened", tunnel=tunnel.id, name=tunnel.name, kind=tunnel.kind, session=session.id)
 
-    def _refuse_claim(self, session: AgentSession, request: object, error: MoongateError) -> None:
-        log.info("claim refused", session=session.id, code=error.code, reason=error.message)
+    def _refuse(self, session: AgentSession, request: object, error: MoongateError) -> None:
+        log.info("request refused", session=session.id, code=error.code, reason=error.message)
         session.send(
             {"type": "refused", "request": request, "code": error.code, "message": error.message, "hint": error.hint}
         )
@@ -418,6 +429,58 @@ class Control:
         released = self.routes.release(tunnel.id, generation, session)
         if released is not None:
             self._ended(released, "released by its agent")
+
+    def update(self, session: AgentSession, message: Message) -> None:
+        """Give a live tunnel other options and another upstream; when that fails it stays as it was."""
+        request, options = message.get("request"), message.get("options", {})
+        try:
+            number, generation = _named_tunnel(message)
+            if not isinstance(options, dict):
+                raise ProtocolError("an update with members of the wrong type")
+            tunnel = self.routes.update(
+                number,
+                generation,
+                session,
+                options=TunnelOptions.parse(options),
+                upstream=str(message.get("upstream", ""))[:UPSTREAM_MAX],
+            )
+        except MoongateError as error:
+            self._refuse(session, request, error)
+            return
+        session.send({"type": "updated", "request": request, "tunnel": tunnel.number})
+        log.info("tunnel updated", tunnel=tunnel.id, name=tunnel.name, session=session.id)
+
+    def certificate(self, session: AgentSession, message: Message) -> None:
+        """Serve a tunnel's name with the certificate that its agent brings, or, given empty texts, no longer."""
+        request, chain, key = message.get("request"), message.get("chain"), message.get("key")
+        try:
+            number, generation = _named_tunnel(message)
+            if not isinstance(chain, str) or not isinstance(key, str):
+                raise ProtocolError("a certificate with members of the wrong type")
+            tunnel = self.routes.own(number, generation, session)
+            if tunnel.kind != "http":
+                raise ConfigurationError(f"TLS does not end here for {tunnel.kind} tunnels")
+            not_after = self._take_certificate(tunnel, chain, key)
+        except MoongateError as error:
+            self._refuse(session, request, error)
+            return
+        session.send({"type": "updated", "request": request, "tunnel": tunnel.number})
+        self.tell_certificate_state(tunnel, "none" if not_after is None else "ready", not_after=not_after)
+
+    def _take_certificate(self, tunnel: Tunnel, chain: str, key: str) -> float | None:
+        if not chain and not key:
+            self.certificates.drop_pair(tunnel.name)
+            return None
+        return self.certificates.set_pair(tunnel.name, chain.encode(), key.encode())
+
+    def tell_certificate_state(
+        self, tunnel: Tunnel, state: CertificateState, message: str = "", not_after: float | None = None
+    ) -> None:
+        """Tell a tunnel's agent how it is with the certificate of its name; `not_after` in seconds since 1970."""
+        session = tunnel.session
+        if isinstance(session, AgentSession):
+            facts = {"tunnel": tunnel.number, "state": state, "message": message, "not_after": not_after}
+            session.send({"type": "certificate_state", **facts})
 
     async def close_tunnel(self, tunnel_id: str, reason: str) -> bool:
         """Take a tunnel from its agent; the agent is told and keeps its other tunnels."""
@@ -446,6 +509,8 @@ class Control:
     def _ended(self, tunnel: Tunnel, reason: str) -> None:
         self.edge.end_tunnel(tunnel, reason)
         self.ports.close(tunnel)
+        if tunnel.kind == "http":
+            self.certificates.drop_pair(tunnel.name)
         self._tasks.start("history", self._history.closed(tunnel.id))
         self._captures.forget(tunnel.id)
         self._events.publish("tunnel.closed", lambda: {**_tunnel_event(tunnel), "reason": reason})
@@ -514,6 +579,13 @@ def _version_refusal(hello: Message, release: str) -> VersionUnsupported:
     return VersionUnsupported(
         f"this node speaks tunnel protocol {wire.PROTOCOL_VERSION}, the agent {spoken!r}", hint=advice
     )
+
+
+def _named_tunnel(message: Message) -> tuple[int, int]:
+    number, generation = message.get("tunnel"), message.get("generation")
+    if not isinstance(number, int) or not isinstance(generation, int):
+        raise ProtocolError("a request that names no tunnel and generation")
+    return number, generation
 
 
 def _tunnel_event(tunnel: Tunnel) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -40,6 +41,11 @@ RELOAD_INTERVAL_S = 2.0
 
 # Secure for TLS 1.2 by today's measure: forward secrecy and authenticated encryption only. TLS 1.3 has no others.
 TLS12_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+
+PairSource = Literal["agent", "acme"]
+_BEST_FIRST: tuple[PairSource, ...] = ("agent", "acme")
+PAIR_BYTES_MAX = 65_536
+"""A chain and its key in PEM form; the longest in use have a tenth of it."""
 
 HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_](?:[a-z0-9_-]{0,62}))*\Z")
 
@@ -67,6 +73,8 @@ class Certificates:
         self._authority = Authority.open(home)
         self._contexts: OrderedDict[str, tuple[ssl.SSLContext, float]] = OrderedDict()
         self._given = GivenPair(*given) if given is not None else None
+        self._home = home
+        self._pairs: dict[str, dict[PairSource, ssl.SSLContext]] = {}
 
     @property
     def ca_pem(self) -> bytes:
@@ -86,6 +94,8 @@ class Certificates:
         With `own` the answer is our authority's even where PEM files are given.
         """
         name = server_name.rstrip(".") if server_name else None
+        if name in self._pairs and not own:
+            return next(context for source in _BEST_FIRST if (context := self._pairs[name].get(source)) is not None)
         may_have_leaf = name is not None and (name in self._names or self._may_issue(name))
         if self._given is not None and not own and (name is None or self._given.covers(name) or not may_have_leaf):
             return self._given.context
@@ -95,6 +105,23 @@ class Certificates:
             # TLS names no host when an agent dials an address, so the certificate must hold it.
             return self._leaf_context(local_address, (*self._default_names(), local_address))
         return self._leaf_context("", self._default_names())
+
+    def set_pair(self, name: str, chain: bytes, key: bytes, *, source: "PairSource" = "agent") -> float:
+        """Show this certificate to those who ask for the name, from the next handshake on; return when it ends (epoch).
+
+        Raises:
+            ConfigurationError: If chain and key cannot be used, or are for another name; what was there stays.
+        """
+        context, not_after = _read_pair(name, chain, key, self._home)
+        self._pairs.setdefault(name, {})[source] = context
+        return not_after
+
+    def drop_pair(self, name: str, *, source: "PairSource" = "agent") -> None:
+        """Forget a name's certificate; the next best is shown again."""
+        pairs = self._pairs.get(name, {})
+        pairs.pop(source, None)
+        if not pairs:
+            self._pairs.pop(name, None)
 
     async def watch(self, interval_s: float = RELOAD_INTERVAL_S) -> None:
         """Reload the given PEM files whenever they change, until cancelled."""
@@ -178,13 +205,7 @@ class Authority:
         """Make a certificate for these names and return the TLS settings that show it."""
         leaf = self._sign(names)
         chain = leaf.public_bytes(serialization.Encoding.PEM) + self.pem
-        # The ssl module reads keys from files only; this one is readable by us alone and gone at once.
-        with tempfile.NamedTemporaryFile(dir=self._home, prefix=".leaf-", suffix=".pem") as file:
-            file.write(_key_pem(self._leaf_key) + chain)
-            file.flush()
-            context = server_context()
-            context.load_cert_chain(file.name)
-        return context
+        return _context_of(_key_pem(self._leaf_key) + chain, self._home)
 
     def _sign(self, names: tuple[str, ...]) -> x509.Certificate:
         now = datetime.now(UTC)
@@ -224,9 +245,8 @@ class GivenPair:
         self.context, self._names = self._load()
 
     def covers(self, name: str) -> bool:
-        """Whether the certificate is good for this host name (RFC 6125 §6.4.3)."""
-        _, _, parent = name.partition(".")
-        return name in self._names or f"*.{parent}" in self._names
+        """Whether the certificate is good for this host name."""
+        return _covers(self._names, name)
 
     def reload(self) -> None:
         """Load the files again if they changed; a broken pair is reported once and the old one stays."""
@@ -269,6 +289,46 @@ class GivenPair:
         except ValueError as failure:
             raise ConfigurationError(f"{self._certificate} is no certificate: {failure}") from failure
         return context, _names_of(leaf)
+
+
+def _read_pair(name: str, chain: bytes, key: bytes, home: Path) -> tuple[ssl.SSLContext, float]:
+    if len(chain) + len(key) > PAIR_BYTES_MAX:
+        raise ConfigurationError(f"certificate and key of {name} have more than {PAIR_BYTES_MAX} bytes")
+    try:
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+        names = _names_of(leaf)
+        context = _context_of(key.rstrip() + b"\n" + chain, home)
+    except _PasswordNeeded:
+        raise ConfigurationError(f"the key of {name} is encrypted", hint="give a key without a passphrase") from None
+    except ssl.SSLError as failure:
+        # No cause: what OpenSSL knows of the key stays here.
+        reason = failure.reason or "they cannot be read"
+        raise ConfigurationError(f"certificate and key of {name} do not belong together: {reason}") from None
+    except OSError as failure:
+        raise ConfigurationError(f"the certificate of {name} cannot be loaded: {failure.strerror}") from None
+    except ValueError as failure:
+        raise ConfigurationError(f"the certificate of {name} cannot be read: {failure}") from None
+    if not _covers(names, name):
+        shown = ", ".join(sorted(names)[:3]) or "no host name"
+        raise ConfigurationError(f"the certificate is for {shown}, not for {name}")
+    return context, leaf.not_valid_after_utc.timestamp()
+
+
+def _context_of(pem: bytes, home: Path) -> ssl.SSLContext:
+    """Return the TLS settings that show the chain in a PEM text that begins with its key."""
+    # The ssl module reads keys from files only; this one is readable by us alone and gone at once.
+    with tempfile.NamedTemporaryFile(dir=home, prefix=".leaf-", suffix=".pem") as file:
+        file.write(pem)
+        file.flush()
+        context = server_context()
+        context.load_cert_chain(file.name, password=_no_password)
+    return context
+
+
+def _covers(names: frozenset[str], name: str) -> bool:
+    """Whether a certificate with these names is good for a host (RFC 6125 §6.4.3)."""
+    _, _, parent = name.partition(".")
+    return name in names or f"*.{parent}" in names
 
 
 def server_context() -> ssl.SSLContext:

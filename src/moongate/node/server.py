@@ -189,6 +189,7 @@ class Node:
         )
         self._ports = TcpPorts(self._edge, config.listen_address[0])
         self._control.edge, self._control.ports = self._edge, self._ports
+        self._control.certificates = self._certificates
         self._tokens.on_deleted.append(self._control.revoke)
         leftovers = await self._history.close_leftovers(config.lease_hold_s)
         now = asyncio.get_running_loop().time()

@@ -32,6 +32,7 @@ from moongate.errors import (
     RoutingError,
     ScopeDenied,
     Superseded,
+    TunnelUnknown,
 )
 
 if TYPE_CHECKING:
@@ -186,6 +187,30 @@ class Routes:
         if lease.generation != generation or lease.tunnel.session is not session:
             return None
         return self._drop(lease)
+
+    def update(
+        self, number: int, generation: int, session: AgentSession, *, options: TunnelOptions, upstream: str
+    ) -> Tunnel:
+        """Give a live tunnel other options and another upstream; its visitors stay.
+
+        Raises:
+            TunnelUnknown: If the session has no such tunnel, or has lost it meanwhile.
+        """
+        tunnel = self.own(number, generation, session)
+        tunnel.options = options
+        tunnel.upstream = upstream
+        return tunnel
+
+    def own(self, number: int, generation: int, session: AgentSession) -> Tunnel:
+        """Return the live tunnel that this session has under a number.
+
+        Raises:
+            TunnelUnknown: If the session has no such tunnel, or has lost it meanwhile.
+        """
+        tunnel = self._numbers.get(number)
+        if tunnel is None or tunnel.session is not session or tunnel.generation != generation:
+            raise TunnelUnknown(f"this agent has no tunnel {number} of generation {generation}")
+        return tunnel
 
     def lost(self, now: float, session: AgentSession) -> list[Tunnel]:
         """Keep the names of a session that has ended; returns its tunnels, which visitors now find offline."""

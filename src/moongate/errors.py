@@ -164,3 +164,33 @@ class StorageError(MoongateError):
     """The database could not be read or written; what was to be written is kept."""
 
     code = "storage.failed"
+
+
+class RuleError(MoongateError):
+    """A rule of an agent could not be made, changed or kept."""
+
+    code = "rule.refused"
+
+
+class RuleInvalid(RuleError):
+    """A rule says what cannot be done."""
+
+    code = "rule.invalid"
+
+
+class RulesLocked(RuleError):
+    """Another agent uses the same rules."""
+
+    code = "rules.locked"
+
+
+class RulesUnsaved(RuleError):
+    """The rules could not be written; the old ones are still there."""
+
+    code = "rules.unsaved"
+
+
+class NotConnected(RuleError):
+    """What was asked for needs the node, and there is no link to it."""
+
+    code = "tunnel.not_connected"

@@ -17,11 +17,12 @@ class ApplicationHosts:
         return isinstance(host, str) and self._has(host)
 
     def _has(self, host: str) -> bool:
-        name = _without_port(host.strip().lower()).rstrip(".")
+        name = without_port(host.strip().lower()).rstrip(".")
         return name in self._names or _is_address(name)
 
 
-def _without_port(host: str) -> str:
+def without_port(host: str) -> str:
+    """Return the name or address of a Host header, without brackets; "" when its bracket does not close."""
     if host.startswith("["):
         address, bracket, _ = host[1:].partition("]")
         return address if bracket else ""

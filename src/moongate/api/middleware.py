@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from collections.abc import Iterable
 from email.utils import formatdate
 from typing import Any
 
@@ -51,7 +52,7 @@ class Frame:
             refusal = self._refusal(exchange.scope)
             await (refusal or self._app)(exchange.scope, exchange.receive, exchange.send)
         except Exception:
-            log.exception("request failed", path=_shown(exchange.scope["path"]))
+            log.exception("request failed", path=shown_path(exchange.scope["path"]))
             if exchange.status:
                 # Half an answer cannot be taken back; the server closes the connection.
                 raise
@@ -71,10 +72,20 @@ class Frame:
 class Exchange:
     """One request and its answer, on their way through the frame."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, extra: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+        extra: Iterable[tuple[bytes, bytes]] = (),
+        *,
+        body_max_bytes: int = BODY_MAX_BYTES,
+        head_is_get: bool = True,
+    ) -> None:
         self.id = uuid.uuid4().hex
         self.scope = {**scope, "state": {**scope.get("state", {}), "request_id": self.id}}
-        if scope["method"] == "HEAD" and scope["path"] not in ENDLESS_PATHS:
+        self._body_max_bytes = body_max_bytes
+        if head_is_get and scope["method"] == "HEAD" and scope["path"] not in ENDLESS_PATHS:
             # Answered as GET is; the server, which keeps its own scope, leaves the body out (RFC 9110 §9.3.2).
             self.scope["method"] = "GET"
         self.status = 0
@@ -95,8 +106,8 @@ class Exchange:
             raise HTTPException(408, "the body took too long", CLOSE) from None
         self._has_body = not message.get("more_body", False)
         self._body_bytes += len(message.get("body", b""))
-        if self._body_bytes > BODY_MAX_BYTES:
-            raise HTTPException(413, f"the body is larger than {BODY_MAX_BYTES} bytes", CLOSE)
+        if self._body_bytes > self._body_max_bytes:
+            raise HTTPException(413, f"the body is larger than {self._body_max_bytes} bytes", CLOSE)
         return message
 
     async def send(self, message: Message) -> None:
@@ -125,7 +136,7 @@ class Exchange:
         write(
             "request",
             method=self.scope["method"],
-            path=_shown(self.scope["path"]),
+            path=shown_path(self.scope["path"]),
             status=self.status,
             duration_ms=round((time.monotonic() - self._began) * 1000, 1),
             peer=f"{client[0]}:{client[1]}" if client else "",
@@ -133,6 +144,6 @@ class Exchange:
         )
 
 
-def _shown(path: str) -> str:
+def shown_path(path: str) -> str:
     """Return a path for the log; who mistakes a token's value for its id must not find it there."""
     return PRIVATE_PATH + "…" if path.startswith(PRIVATE_PATH) else path

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, Request
 
@@ -57,6 +57,25 @@ class Parts:
     node_id: str
     version: str
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def header_bytes(self) -> int:
+        """How large a head may be."""
+        return self.config.limits.header_bytes
+
+    @property
+    def header_timeout_s(self) -> float:
+        """How long a head may take."""
+        return self.config.limits.header_timeout_s
+
+    def end_streams(self) -> None:
+        """End every stream of events; the node takes no more visitors."""
+        self.stopping.set()
+        self.events.close()
+
+    def failure(self, message: str, /) -> dict[str, Any]:
+        """Write a failure in the one shape of the families on the node."""
+        return {"error": message}
 
 
 def parts_of(request: Request) -> Parts:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import uuid
 from collections.abc import Callable
+from typing import Any, Protocol
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp
@@ -12,7 +13,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from moongate.api.answers import to_json
-from moongate.api.parts import Parts
 from moongate.net.listening import Peer
 
 KEEP_ALIVE_S = 75
@@ -44,11 +44,29 @@ def protocol_settings(app: ASGIApp, *, date_header: bool) -> UvicornConfig:
     return settings
 
 
+class Served(Protocol):
+    """What an application's parts say to the one that serves it."""
+
+    @property
+    def header_bytes(self) -> int:
+        """How large a head may be."""
+
+    @property
+    def header_timeout_s(self) -> float:
+        """How long a head may take."""
+
+    def end_streams(self) -> None:
+        """End every answer that would go on for ever."""
+
+    def failure(self, message: str, /) -> dict[str, Any]:
+        """Write a failure in the shape of this application."""
+
+
 class AppServer:
     """Makes a protocol for each accepted connection, and ends them all in the end."""
 
     def __init__(self, app: FastAPI) -> None:
-        self._parts: Parts = app.state.parts
+        self._parts: Served = app.state.parts
         self._state = ServerState()
         self._config = protocol_settings(app, date_header=False)
         self._gone = asyncio.Event()
@@ -58,22 +76,13 @@ class AppServer:
         """How many connections are open."""
         return len(self._state.connections)
 
-    def protocol(self, peer: Peer) -> asyncio.Protocol:
-        """Make the protocol for a connection from this peer."""
-        limits = self._parts.config.limits
-        return AppProtocol(
-            self._config,
-            self._state,
-            peer,
-            self._gone.set,
-            header_bytes=limits.header_bytes,
-            header_timeout_s=limits.header_timeout_s,
-        )
+    def protocol(self, peer: Peer | None) -> asyncio.Protocol:
+        """Make the protocol for a connection from this peer; from whom the socket says, when there is none."""
+        return AppProtocol(self._config, self._state, peer, self._gone.set, self._parts)
 
     async def drain(self, timeout_s: float) -> None:
         """Let requests under way be answered, for so long; idle connections and event streams end at once."""
-        self._parts.stopping.set()
-        self._parts.events.close()
+        self._parts.end_streams()
         for connection in list(self._state.connections):
             connection.shutdown()
         await self._finish(timeout_s)
@@ -109,18 +118,17 @@ class AppProtocol(HttpToolsProtocol):
         self,
         config: UvicornConfig,
         state: ServerState,
-        peer: Peer,
+        peer: Peer | None,
         lost: Callable[[], None],
-        *,
-        header_bytes: int,
-        header_timeout_s: float,
+        served: Served,
     ) -> None:
         super().__init__(config, state, {"peer": peer})
         self.logger = SILENT
         self._peer = peer
         self._lost = lost
-        self._header_bytes = header_bytes
-        self._header_timeout_s = header_timeout_s
+        self._failure = served.failure
+        self._header_bytes = served.header_bytes
+        self._header_timeout_s = served.header_timeout_s
         self._head_bytes = 0
         self._unseen_bytes = 0
         self._head_timer: asyncio.TimerHandle | None = None
@@ -128,10 +136,11 @@ class AppProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin; a connection that sends nothing does not last."""
         super().connection_made(transport)
-        # Behind a trusted proxy the socket's own address is the proxy's.
-        self.client = (self._peer.address, self._peer.port)
-        self.server = (self._peer.local_address, self._peer.local_port)
-        self.scheme = "https" if self._peer.tls else "http"
+        if self._peer is not None:
+            # Behind a trusted proxy the socket's own address is the proxy's.
+            self.client = (self._peer.address, self._peer.port)
+            self.server = (self._peer.local_address, self._peer.local_port)
+            self.scheme = "https" if self._peer.tls else "http"
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -205,13 +214,13 @@ class AppProtocol(HttpToolsProtocol):
         self._disarm()
         # While an answer is being written, another one would only garble it.
         if self.cycle is None or self.cycle.response_complete:
-            self.transport.write(refusal(status, message))
+            self.transport.write(refusal(status, self._failure(message)))
         self.transport.close()
 
 
-def refusal(status: int, message: str) -> bytes:
+def refusal(status: int, failure: dict[str, Any]) -> bytes:
     """Write the answer to something that never became a request."""
-    body = to_json({"error": message})
+    body = to_json(failure)
     head = (
         b"HTTP/1.1 %d %s\r\ncontent-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n"
         b"x-request-id: %b\r\nx-content-type-options: nosniff\r\nx-frame-options: DENY\r\n\r\n"

@@ -35,7 +35,7 @@ async def get_history(
     parts: Made,
     limit: Limit = PAGE_DEFAULT,
     offset: Skip = 0,
-    protocol: Annotated[Literal["http", "tcp", "tls"] | None, Query(description="Only this protocol")] = None,
+    protocol: Annotated[Literal["http", "tcp", "tls", "udp"] | None, Query(description="Only this protocol")] = None,
     token_id: TokenId = None,
     active: Annotated[Truth | None, Query(description="Only open (true) or closed (false) ones")] = None,
     sort_by: Annotated[str, Query(description="started, duration or protocol; anything else is started")] = "started",

@@ -23,7 +23,7 @@ Id = Annotated[str, Field(pattern=UUID_PATTERN)]
 Time = Annotated[str, Field(pattern=TIME_PATTERN)]
 FineTime = Annotated[str, Field(pattern=FINE_TIME_PATTERN)]
 Count = Annotated[int, Field(ge=0)]
-Protocol = Literal["http", "tcp", "tls"]
+Protocol = Literal["http", "tcp", "tls", "udp"]
 
 LABEL_MAX_CHARS = 128
 # The same in one pattern, for the document: white space, 1 to 128 characters that begin and end with none, white space.

@@ -35,15 +35,15 @@ router = APIRouter(
 def shown(tunnel: OpenTunnel, session: AgentSession) -> dict[str, Any]:
     """Return the public form of an open tunnel.
 
-    A TCP tunnel's `public_url` names no host, because the published API shows it so; `public_host` does.
+    The `public_url` of a port names no host, because the published API shows it so; `public_host` does.
     """
-    is_tcp = tunnel.kind == "tcp"
+    has_port = tunnel.port is not None
     host, port = public_place(tunnel)
     return {
         "tunnel_id": tunnel.id,
         "protocol": tunnel.kind,
-        "label": str(tunnel.port) if is_tcp else tunnel.name,
-        "public_url": f"tcp://:{tunnel.port}" if is_tcp else tunnel.public_url,
+        "label": str(tunnel.port) if has_port else tunnel.name,
+        "public_url": f"{tunnel.kind}://:{tunnel.port}" if has_port else tunnel.public_url,
         "connected_since": timestamp(tunnel.opened_at),
         "request_count": tunnel.request_count,
         "client_addr": session.peer_text,

@@ -47,6 +47,9 @@ _BEST_FIRST: tuple[PairSource, ...] = ("agent", "acme")
 PAIR_BYTES_MAX = 65_536
 """A chain and its key in PEM form; the longest in use have a tenth of it."""
 
+PROOF_ALPN = "acme-tls/1"
+"""What an authority offers alone when it comes for a proof (RFC 8737 §4)."""
+
 HOST_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9_](?:[a-z0-9_-]{0,62})(?:\.[a-z0-9_](?:[a-z0-9_-]{0,62}))*\Z")
 
 
@@ -75,6 +78,7 @@ class Certificates:
         self._given = GivenPair(*given) if given is not None else None
         self._home = home
         self._pairs: dict[str, dict[PairSource, ssl.SSLContext]] = {}
+        self._proofs: dict[str, ssl.SSLContext] = {}
 
     @property
     def ca_pem(self) -> bytes:
@@ -122,6 +126,20 @@ class Certificates:
         pairs.pop(source, None)
         if not pairs:
             self._pairs.pop(name, None)
+
+    def show_proof(self, name: str, context: ssl.SSLContext) -> None:
+        """Show this to an authority that comes to see that a name is ours (RFC 8737)."""
+        self._proofs[name] = context
+
+    def hide_proof(self, name: str) -> None:
+        """Show a name's proof no more."""
+        self._proofs.pop(name, None)
+
+    def proof_for(self, server_name: str | None, alpn: tuple[str, ...]) -> ssl.SSLContext | None:
+        """Return what is shown to a peer that comes for the proof of this name, if one is awaited."""
+        if not self._proofs or server_name is None or alpn != (PROOF_ALPN,):
+            return None
+        return self._proofs.get(server_name)
 
     async def watch(self, interval_s: float = RELOAD_INTERVAL_S) -> None:
         """Reload the given PEM files whenever they change, until cancelled."""

@@ -13,7 +13,7 @@ from typing import cast
 
 from moongate.errors import ConfigurationError, PortInUse, ProtocolError
 from moongate.net.addresses import OWN_AUTHORITY_ALPN, Peer, host_port, parse_ip, plain
-from moongate.net.certificates import Certificates
+from moongate.net.certificates import PROOF_ALPN, Certificates
 from moongate.net.memory import tune_allocator
 from moongate.tasks import TaskSet
 from moongate.telemetry import get_logger
@@ -127,6 +127,10 @@ class Listener:
         parsed = parse_ip(address)
         return parsed is not None and any(parsed in network for network in self._trusted)
 
+    def awaits_proof(self, hello: ClientHello) -> bool:
+        """Whether this peer comes for a proof that a name is ours."""
+        return self._certificates.proof_for(hello.server_name, hello.alpn) is not None
+
     def remember(self, sniffer: "_Sniffer") -> None:
         """Count a new connection among the undecided ones, at the cost of the oldest when they are too many."""
         self.counts.accepted += 1
@@ -159,6 +163,9 @@ class Listener:
             sniffer.abort()
             raise
         sniffer.settle()
+        if chosen == PROOF_ALPN:
+            secured.close()  # the handshake was all there is to see (RFC 8737 §3)
+            return
         try:
             protocol = self.http(replace(peer, tls=True, server_name=hello.server_name, alpn=chosen))
             pending.give_way(secured, protocol)
@@ -174,7 +181,8 @@ class Listener:
         Raises:
             OSError: If the peer broke the handshake off, or broke its rules.
         """
-        context = self._certificates.context_for(
+        certificates = self._certificates
+        context = certificates.proof_for(hello.server_name, hello.alpn) or certificates.context_for(
             hello.server_name, own=OWN_AUTHORITY_ALPN in hello.alpn, local_address=peer.local_address
         )
         loop = asyncio.get_running_loop()
@@ -295,12 +303,18 @@ class _Sniffer(asyncio.Protocol):
         hello = parse_client_hello(self._data)
         if hello is None:
             return
-        raw = self._listener.pass_through(hello.server_name) if hello.server_name else None
+        raw = self._pass_through(hello)
         if raw is not None:
             self._hand_over(raw(replace(peer, tls=True, server_name=hello.server_name), self._data), b"")
             return
         self._secured = True
         self._listener.secure(self, hello, peer)
+
+    def _pass_through(self, hello: ClientHello) -> RawFactory | None:
+        # A proof that we await is ours to give, also for a name whose TLS ends elsewhere.
+        if not hello.server_name or self._listener.awaits_proof(hello):
+            return None
+        return self._listener.pass_through(hello.server_name)
 
     def _read_proxy_header(self, peer: Peer) -> Peer | None:
         """Return whom the connection is from as far as a trusted proxy says; None until that is known."""

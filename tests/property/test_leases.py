@@ -274,7 +274,7 @@ class Leases(RuleBasedStateMachine):
 
     @invariant()
     def every_port_is_either_free_or_held(self) -> None:
-        free = self.routes._ports.free
+        free = self.routes._ports["tcp"].free
         leased = {int(name) for name in self.routes._leases if name.isdecimal()}
         assert free | leased == set(range(PORTS.low, PORTS.high + 1))
         assert not free & leased

@@ -8,10 +8,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+from moongate.agent.datagrams import UpstreamSocket
 from moongate.agent.routes import Route
 from moongate.errors import ReachError, UpstreamRefused, UpstreamTimeout, UpstreamUnresolved
-from moongate.net.dialing import dial_tcp
+from moongate.net.dialing import dial_tcp, dial_udp
 from moongate.relay.channels import Channel
+from moongate.relay.datagrams import DatagramEnd
 from moongate.relay.pump import Half, join
 from moongate.relay.turns import collect_writes
 from moongate.wire import tunnel as wire
@@ -89,6 +91,9 @@ class UpstreamDialer:
     def answer(self, channel: Channel, on_failure: Callable[[str], None]) -> None:
         """Serve the visitor at the other end of a channel."""
         self.open += 1
+        if self.route.upstream.scheme == "udp":
+            _DatagramVisit(self, channel, on_failure)
+            return
         if self.route.upstream.directory is not None and self._sites is not None:
             self._serve_site(channel, self._sites(self.route.upstream.directory))
             return
@@ -101,7 +106,7 @@ class UpstreamDialer:
         site = _Counted(protocol, self)
         channel.set_protocol(site)
         site.connection_made(channel)
-        self._prove(0.0)
+        self.prove(0.0)
 
     async def _connect(self, channel: Channel, end: ChannelEnd, on_failure: Callable[[str], None]) -> None:
         try:
@@ -136,12 +141,12 @@ class UpstreamDialer:
             except UpstreamRefused:
                 self._known = None
             else:
-                self._prove(time.monotonic() - began)
+                self.prove(time.monotonic() - began)
                 return made
         made = await dial_tcp(upstream.host, upstream.port, Half, timeout_s=DIAL_TIMEOUT_S, tls=self._tls)
         peer = made[0].get_extra_info("peername")
         self._known = peer[0] if peer else None
-        self._prove(time.monotonic() - began)
+        self.prove(time.monotonic() - began)
         return made
 
     def _greeting(self, channel: Channel, transport: asyncio.Transport) -> bytes:
@@ -159,8 +164,11 @@ class UpstreamDialer:
 
     async def probe(self) -> None:
         """Find out whether the upstream takes connections, without a visitor."""
+        if self.route.upstream.scheme == "udp":
+            await self._probe_udp()
+            return
         if self.route.upstream.directory is not None:
-            self._prove(0.0)
+            self.prove(0.0)
             return
         try:
             transport, _ = await self._dial()
@@ -169,7 +177,23 @@ class UpstreamDialer:
         else:
             transport.close()
 
-    def _prove(self, round_trip_s: float) -> None:
+    async def _probe_udp(self) -> None:
+        # A datagram of ours would mean something to the service, so all that is shown is that there is a way to it;
+        # where it once refused one, only an answer shows that it is there again.
+        upstream = self.route.upstream
+        try:
+            transport, _ = await dial_udp(
+                upstream.host, upstream.port, asyncio.DatagramProtocol, timeout_s=DIAL_TIMEOUT_S
+            )
+        except ReachError as error:
+            self.failure = error.message
+            return
+        transport.abort()
+        if not self.failure:
+            self.prove(0.0)
+
+    def prove(self, round_trip_s: float) -> None:
+        """Note that the upstream is there."""
         self.proven_at = time.monotonic()
         self.round_trip_s = round_trip_s
         self.failure = ""
@@ -182,6 +206,43 @@ class UpstreamDialer:
         dial = self._dials.pop(channel, None)
         if dial is not None:
             dial.cancel()
+
+
+class _DatagramVisit:
+    """One visitor of a UDP tunnel and the socket through which the upstream sees it."""
+
+    __slots__ = ("_channel", "_dialer", "_on_failure", "_told", "_upstream")
+
+    def __init__(self, dialer: UpstreamDialer, channel: Channel, on_failure: Callable[[str], None]) -> None:
+        self._dialer = dialer
+        self._channel = channel
+        self._on_failure = on_failure
+        self._told = False
+        upstream = dialer.route.upstream
+        self._upstream = UpstreamSocket(upstream.host, upstream.port, receive=self._answered, failed=self._failed)
+        end = DatagramEnd(self._asked, self._lost)
+        channel.set_protocol(end)
+        end.connection_made(channel)
+
+    def _asked(self, data: bytes) -> None:
+        self._dialer.bytes_in += len(data)
+        self._upstream.send(data)
+
+    def _answered(self, data: bytes) -> None:
+        self._dialer.bytes_out += len(data)
+        self._dialer.prove(0.0)
+        self._channel.send_datagram(data)
+
+    def _failed(self, reason: str) -> None:
+        # The visitor learns nothing of it, as UDP has it; whoever runs the agent does, once for each visitor.
+        self._dialer.failure = reason
+        if not self._told:
+            self._told = True
+            self._on_failure(reason)
+
+    def _lost(self, _exc: Exception | None) -> None:
+        self._dialer.open -= 1
+        self._upstream.close()
 
 
 class _Counted(asyncio.Protocol):

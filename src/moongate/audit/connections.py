@@ -27,7 +27,7 @@ DISCONNECTED = "DISCONNECTED"
 TERMINATED = "TERMINATED"
 CLIENT_LOST = "CONNMGR_CLIENT_LOST"
 
-ConnectionType = Literal["HTTP", "WEBSOCKET", "TLS", "TCP"]
+ConnectionType = Literal["HTTP", "WEBSOCKET", "TLS", "TCP", "UDP"]
 # What a record may still change after it is first written.
 _CHANGING = (
     "type",

@@ -6,6 +6,7 @@ docs/protocol/tunnel.md is what is spoken here; which name goes to whom is edge.
 import asyncio
 import secrets
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import structlog
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from moongate.edge.ingress.edge import Edge
     from moongate.edge.ingress.exchange import Exchange
     from moongate.edge.ingress.tcp import TcpPorts
+    from moongate.edge.ingress.udp import UdpPorts
     from moongate.net.certificates import Certificates
 
 log = structlog.get_logger(__name__)
@@ -71,20 +73,22 @@ class AgentSession:
         "instance",
         "mux",
         "over",
+        "peer",
         "peer_text",
         "release",
         "watched",
     )
 
     def __init__(
-        self, control: "Control", link: Link, identity: Identity, instance: str, release: str, peer_text: str
+        self, control: "Control", link: Link, identity: Identity, instance: str, release: str, peer: Peer
     ) -> None:
         self._control = control
         self.id = id_text(control.ids.next())
         self.identity = identity
         self.instance = instance
         self.release = release
-        self.peer_text = peer_text
+        self.peer = peer
+        self.peer_text = peer.text
         self.watched = False
         self.over = False
         self._seen: deque[tuple[int, Exchange, float]] | None = None
@@ -118,7 +122,10 @@ class AgentSession:
                 self._watch(bool(message.get("on")))
 
     def opened(self, channel: Channel, number: int, connection_id: bytes, visitor: str) -> None:
-        raise ProtocolError("an agent opens no channels")
+        """Only a node does this."""
+
+    def dialed(self, channel: Channel, port: int, transport: str) -> None:
+        self._control.answer_dial(channel, port, transport, self.peer)
 
     def request_lane(self, number: int) -> None:
         key = secrets.token_urlsafe(24)
@@ -232,7 +239,8 @@ class Control:
         self.greetings: set[_Greeting] = set()
         self.watched: set[AgentSession] = set()
         self.edge: Edge
-        self.ports: TcpPorts
+        self.ports: dict[str, TcpPorts | UdpPorts]  # by the kind of tunnel that has one
+        self.answer_dial: Callable[[Channel, int, str, Peer], None]
         self.certificates: Certificates
         self._tokens = tokens
         self._history = history
@@ -293,7 +301,7 @@ class Control:
         if link.is_closed or self._stopping:
             link.fail("the node is stopping")
             return
-        session = AgentSession(self, link, identity, instance, release, peer.text)
+        session = AgentSession(self, link, identity, instance, release, peer)
         self.routes.joined(session)
         welcome = {"protocol": wire.PROTOCOL_VERSION, "release": self._release, "session": session.id}
         session.send({"type": "welcome", **welcome, "node": self._node_id, "probe_s": PROBE_S})
@@ -336,7 +344,7 @@ class Control:
             return
         if claimed.displaced is not None:
             self._displace(claimed)
-        if claimed.tunnel.kind == "tcp":
+        if claimed.tunnel.kind in self.ports:
             self._tasks.start("open port", self._open_port(session, claimed, request, message))
         else:
             self._grant(session, claimed, request)
@@ -380,7 +388,7 @@ class Control:
     async def _open_port(self, session: AgentSession, claimed: Claimed, request: object, message: Message) -> None:
         tunnel = claimed.tunnel
         try:
-            await self.ports.open(tunnel)
+            await self.ports[tunnel.kind].open(tunnel)
         except PortUnavailable as error:
             self.routes.unbindable(tunnel.id)
             if message.get("wanted") or session.over:
@@ -389,7 +397,7 @@ class Control:
                 self.claim(session, message)  # the port is offered last from now on
             return
         if self.routes.tunnel(tunnel.id, held=True) is not tunnel:
-            self.ports.close(tunnel)  # it was taken away while its port was being opened
+            self._close_port(tunnel)  # it was taken away while its port was being opened
             return
         if tunnel.session is session:
             self._grant(session, claimed, request)
@@ -508,13 +516,18 @@ class Control:
 
     def _ended(self, tunnel: Tunnel, reason: str) -> None:
         self.edge.end_tunnel(tunnel, reason)
-        self.ports.close(tunnel)
+        self._close_port(tunnel)
         if tunnel.kind == "http":
             self.certificates.drop_pair(tunnel.name)
         self._tasks.start("history", self._history.closed(tunnel.id))
         self._captures.forget(tunnel.id)
         self._events.publish("tunnel.closed", lambda: {**_tunnel_event(tunnel), "reason": reason})
         log.info("tunnel closed", tunnel=tunnel.id, name=tunnel.name, reason=reason)
+
+    def _close_port(self, tunnel: Tunnel) -> None:
+        ports = self.ports.get(tunnel.kind)
+        if ports is not None:
+            ports.close(tunnel)
 
     # -- life
 

@@ -11,13 +11,15 @@ from typing import Any, Protocol
 
 import structlog
 
-from moongate.errors import ProtocolError
+from moongate.errors import LimitExceeded, ProtocolError
 from moongate.relay.links import SILENCE_LIMIT_S, Link
 from moongate.relay.turns import Mice
 from moongate.wire import tunnel
-from moongate.wire.tunnel import INITIAL_CREDIT, MAX_LANES, Message, Payload
+from moongate.wire.tunnel import INITIAL_CREDIT, MAX_DATAGRAM, MAX_LANES, OPENED_BY_AGENT, Message, Payload
 
 LANE_IDLE_S = 30.0
+# What one agent may have dialled at a time, so that it cannot fill the node with channels.
+MAX_DIALED = 4096
 _GRANT_AT = INITIAL_CREDIT // 2
 
 log = structlog.get_logger(__name__)
@@ -37,6 +39,7 @@ class Owner(Protocol):
 
     def control(self, message: Message) -> None: ...
     def opened(self, channel: "Channel", number: int, connection_id: bytes, visitor: str) -> None: ...
+    def dialed(self, channel: "Channel", port: int, transport: str) -> None: ...
     def request_lane(self, number: int) -> None: ...
     def mux_lost(self, reason: str) -> None: ...
 
@@ -119,6 +122,13 @@ class Channel(asyncio.Transport):
     def can_write_eof(self) -> bool:
         return True
 
+    def send_datagram(self, data: bytes) -> bool:
+        """Send one whole datagram, or drop it when the link cannot take it now; whether it was sent."""
+        if self._over or self._eof_queued or not self._mux.link.writable or len(data) > MAX_DATAGRAM:
+            return False
+        self._mux.link.send(tunnel.serialize(tunnel.DATAGRAM, self.number, data))
+        return True
+
     def close(self) -> None:
         """Send what is waiting, then end both directions."""
         if self._over:
@@ -198,6 +208,17 @@ class Channel(asyncio.Transport):
         if self._returned >= _GRANT_AT and not self._reading_paused:
             self._return_credit()
 
+    def receive_datagram(self, data: Payload) -> None:
+        """DATAGRAM on the shared link; the protocol is one of datagrams, or the channel ends here."""
+        self.heard = True
+        if self._reading_done or self._protocol is None:
+            return
+        receive = getattr(self._protocol, "datagram_received", None)
+        if receive is None:
+            self.fail(tunnel.PROTOCOL, "datagrams do not belong on this channel")
+        else:
+            receive(data)
+
     def receive_from_lane(self, data: Payload) -> None:
         if not self._reading_done and self._protocol is not None:
             self._protocol.data_received(data)  # type: ignore[arg-type]
@@ -223,6 +244,12 @@ class Channel(asyncio.Transport):
         self.credit += amount
         if self._pending is not None:
             self.flush()
+
+    def fail(self, code: int, detail: str) -> None:
+        """End both directions for a fault: the other side and our own protocol are told why."""
+        if not self._over:
+            self._mux.link.send(tunnel.serialize_reset(self.number, code, detail))
+            self.lost(code, detail)
 
     def lost(self, code: int, detail: str) -> None:
         """The channel is over by the other side's word, or with its link."""
@@ -404,8 +431,7 @@ class _Guard:
         if exc is None or isinstance(exc, ProtocolError) or not isinstance(exc, Exception):
             return False
         log.error("channel failed", channel=self._channel.number, exc_info=exc)
-        self._channel.reset(tunnel.INTERNAL, "internal error")
-        self._channel.lost(tunnel.INTERNAL, "internal error")
+        self._channel.fail(tunnel.INTERNAL, "internal error")
         return True
 
 
@@ -422,6 +448,7 @@ class Mux:
         "_waiting",
         "blocked",
         "channels",
+        "dialed",
         "is_node",
         "lanes",
         "lanes_requested",
@@ -440,6 +467,7 @@ class Mux:
         self.owner = owner
         self.is_node = is_node
         self.channels: dict[int, Channel] = {}
+        self.dialed = 0  # how many of them the agent opened
         self.blocked: dict[int, Channel] = {}
         self.lanes: dict[int, Lane] = {}
         self.lanes_requested: set[int] = set()
@@ -464,15 +492,32 @@ class Mux:
         self.link.send(tunnel.serialize_open(self._next_channel, number, connection_id, visitor))
         return channel
 
+    def dial(self, protocol: asyncio.BaseProtocol, port: int, transport: str) -> Channel:
+        """Open a channel to the tunnel that has this port on the node (agent only).
+
+        Raises:
+            LimitExceeded: If as many are open as one link may have.
+        """
+        if self.dialed >= MAX_DIALED:
+            raise LimitExceeded(f"{MAX_DIALED} channels to ports of the node are open already")
+        self._next_channel = self._free_number()
+        number = OPENED_BY_AGENT | self._next_channel
+        channel = self.channels[number] = Channel(self, number, protocol, "")  # type: ignore[arg-type]
+        self.dialed += 1
+        self.link.send(tunnel.serialize_dial(number, port, transport))
+        return channel
+
     def _free_number(self) -> int:
+        opener = 0 if self.is_node else OPENED_BY_AGENT
         number = self._next_channel
         while True:
             number = number + 1 if number < tunnel.MAX_CHANNEL else 1
-            if number not in self.channels:
+            if opener | number not in self.channels:
                 return number
 
     def forget(self, channel: Channel) -> None:
-        self.channels.pop(channel.number, None)
+        if self.channels.pop(channel.number, None) is not None and channel.number & OPENED_BY_AGENT:
+            self.dialed -= 1
         self.blocked.pop(channel.number, None)
         if channel in self._waiting:
             self._waiting.remove(channel)
@@ -511,11 +556,17 @@ class Mux:
         if kind == tunnel.OPEN:
             self._opened(number, payload)
             return
+        if kind == tunnel.DIAL:
+            self._dialed(number, payload)
+            return
         channel = self.channels.get(number)
         if channel is None:
             return  # late, not wrong
         with _Guard(channel):
-            if kind == tunnel.CREDIT:
+            if kind == tunnel.DATAGRAM:
+                self._mice.saw(len(payload), self.link.heard_at)
+                channel.receive_datagram(payload)
+            elif kind == tunnel.CREDIT:
                 channel.receive_credit(tunnel.parse_number(payload))
             elif kind == tunnel.EOF:
                 channel.receive_eof()
@@ -530,7 +581,9 @@ class Mux:
 
     def _opened(self, number: int, payload: Payload) -> None:
         if self.is_node:
-            raise ProtocolError("an agent opens no channels")
+            raise ProtocolError("an agent opens channels by dialing")
+        if number & OPENED_BY_AGENT:
+            raise ProtocolError(f"channel {number} is not the node's to open")
         if number in self.channels:
             raise ProtocolError(f"channel {number} is open already")
         tunnel_number, connection_id, visitor = tunnel.parse_open(payload)
@@ -538,6 +591,24 @@ class Mux:
         self.channels[number] = channel
         with _Guard(channel):
             self.owner.opened(channel, tunnel_number, connection_id, visitor)
+
+    def _dialed(self, number: int, payload: Payload) -> None:
+        if not self.is_node:
+            raise ProtocolError("a node opens channels without dialing")
+        if not number & OPENED_BY_AGENT:
+            raise ProtocolError(f"channel {number} is not an agent's to open")
+        if number in self.channels:
+            raise ProtocolError(f"channel {number} is open already")
+        port, transport = tunnel.parse_dial(payload)
+        channel = Channel(self, number, None, "")
+        channel.heard = True
+        self.channels[number] = channel
+        self.dialed += 1
+        if self.dialed > MAX_DIALED:
+            channel.reset(tunnel.LIMIT, f"an agent may have {MAX_DIALED} channels to ports of the node")
+            return
+        with _Guard(channel):
+            self.owner.dialed(channel, port, transport)
 
     def _link_frame(self, kind: int, payload: Payload) -> None:
         if kind == tunnel.CONTROL:
@@ -628,8 +699,7 @@ class Mux:
     def _moved(self, channel: Channel, number: int) -> None:
         lane = self.lanes.get(number)
         if lane is None:
-            channel.reset(tunnel.LINK_LOST, "the lane is gone")
-            channel.lost(tunnel.LINK_LOST, "the lane is gone")
+            channel.fail(tunnel.LINK_LOST, "the lane is gone")
             return
         if not self.is_node:
             lane.channel = channel

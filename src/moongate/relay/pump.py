@@ -3,8 +3,9 @@
 import asyncio
 from typing import Any
 
-from moongate.relay.channels import Channel
+from moongate.relay.channels import Channel, ChannelReset
 from moongate.relay.turns import TURN_BYTES, FairReading
+from moongate.wire.tunnel import LINK_LOST
 
 
 class Half(asyncio.Protocol):
@@ -87,9 +88,17 @@ class Half(asyncio.Protocol):
         other = self.other
         if other is not None and not other.lost and other.transport is not None:
             if exc is not None:
-                other.transport.abort()
+                _abort(other.transport, exc)
             else:
                 other.transport.close()
+
+
+def _abort(transport: Any, exc: Exception) -> None:
+    """End a transport; a channel can be told what another channel said."""
+    if isinstance(transport, Channel) and isinstance(exc, ChannelReset) and exc.code != LINK_LOST:
+        transport.reset(exc.code, exc.detail)
+    else:
+        transport.abort()
 
 
 def makes_way(transport: Any) -> bool:

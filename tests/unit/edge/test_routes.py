@@ -96,8 +96,8 @@ class TestNames:
             Agent(routes, identity("two")).claim(0.0, "app", kind="tls")
 
     def test_an_unknown_kind_is_refused_by_its_name(self) -> None:
-        with pytest.raises(RoutingError, match="kind 'udp'"):
-            Agent(make_routes(), ADMIN).claim(0.0, "app", kind="udp")
+        with pytest.raises(RoutingError, match="kind 'sctp'"):
+            Agent(make_routes(), ADMIN).claim(0.0, "app", kind="sctp")
 
     def test_a_refusal_leaves_nothing_behind(self) -> None:
         routes = make_routes()

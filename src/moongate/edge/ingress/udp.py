@@ -1,0 +1,146 @@
+"""Visitors of UDP tunnels: a session for each source address, carried as datagrams to the tunnel's agent."""
+
+import asyncio
+import errno
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from moongate.edge.firewall import verdict
+from moongate.errors import PortUnavailable
+from moongate.net.listening import Peer
+from moongate.relay.datagrams import IDLE_S, DatagramEnd, DatagramPort, Source
+
+if TYPE_CHECKING:
+    from moongate.audit.connections import ConnectionRecord
+    from moongate.edge.ingress.edge import Edge
+    from moongate.edge.routes import Tunnel
+    from moongate.relay.channels import Channel
+
+
+class UdpVisitor:
+    """One source of datagrams, joined to a channel; its answers go where `send` sends them."""
+
+    __slots__ = ("_channel", "_edge", "_heard_at", "_over", "_peer", "_record", "_send", "_tunnel")
+
+    def __init__(
+        self, edge: "Edge", tunnel: "Tunnel", peer: Peer, send: Callable[[bytes], object], over: Callable[[], None]
+    ) -> None:
+        """`over` is called once, when the session has ended."""
+        self._edge = edge
+        self._tunnel: Tunnel | None = tunnel
+        self._peer = peer
+        self._send = send
+        self._over = over
+        self._heard_at = edge.now()
+        self._record: ConnectionRecord
+        self._channel: Channel
+
+    @classmethod
+    def admit(
+        cls, edge: "Edge", tunnel: "Tunnel", peer: Peer, send: Callable[[bytes], object], over: Callable[[], None]
+    ) -> "UdpVisitor | None":
+        """Begin a session if the tunnel is there and limits allow it; None is silence, as UDP has it."""
+        session = edge.session_of(tunnel)
+        if session is None or edge.draining:
+            return None
+        if verdict(tunnel.options.firewall, peer.address) == "drop":
+            return None
+        if edge.address_exceeded(peer) or not edge.admit_connection(tunnel, peer):
+            return None
+        visitor = cls(edge, tunnel, peer, send, over)
+        edge.visitors.add(visitor)
+        tunnel.request_count += 1
+        visitor._record = edge.open_record("UDP", tunnel, peer)
+        end = DatagramEnd(visitor._answered, visitor._lost)
+        visitor._channel = session.open_channel(tunnel, end, visitor._record.id, peer.text)
+        return visitor
+
+    def received(self, data: bytes) -> None:
+        """Pass a datagram of the visitor on to the agent."""
+        if self._tunnel is not None:
+            self._heard_at = self._edge.now()
+            if self._channel.send_datagram(data):
+                self._record.bytes_in += len(data)
+
+    def _answered(self, data: bytes) -> None:
+        if self._tunnel is not None:
+            self._heard_at = self._edge.now()
+            self._record.bytes_out += len(data)
+            self._send(data)
+
+    def _lost(self, exc: Exception | None) -> None:
+        self._leave("upstream closed" if exc is None else str(exc))
+
+    def _leave(self, reason: str) -> None:
+        tunnel, self._tunnel = self._tunnel, None
+        if tunnel is None:
+            return
+        self._edge.visitors.discard(self)
+        self._edge.release_connection(tunnel, self._peer)
+        tunnel.bytes_in += self._record.bytes_in
+        tunnel.bytes_out += self._record.bytes_out
+        self._edge.close_record(self._record, reason)
+        self._over()
+
+    # -- what the edge asks of every visitor
+
+    @property
+    def tunnel(self) -> "Tunnel | None":
+        return self._tunnel
+
+    @property
+    def is_idle(self) -> bool:
+        return True  # nothing in UDP tells that something is under way
+
+    def check(self, now: float) -> None:
+        if now - self._heard_at >= IDLE_S:
+            self.end("idle")
+
+    def end(self, reason: str) -> None:
+        self._leave(reason)
+        self._channel.abort()
+
+
+class UdpPorts:
+    """The sockets of UDP tunnels, one per leased port."""
+
+    def __init__(self, edge: "Edge", host: str) -> None:
+        self._edge = edge
+        self._host = host
+        self._ports: dict[int, DatagramPort] = {}
+
+    async def open(self, tunnel: "Tunnel") -> None:
+        """Receive on the tunnel's port; a tunnel that came back finds it open.
+
+        Raises:
+            PortUnavailable: If another program has it.
+        """
+        number = tunnel.port
+        if number is None or number in self._ports:
+            return
+        port = self._ports[number] = DatagramPort(partial(self._begin, tunnel))
+        try:
+            await port.open(self._host, number)
+        except OSError as error:
+            self._ports.pop(number, None)
+            reason = "another program has it" if error.errno == errno.EADDRINUSE else str(error.strerror)
+            raise PortUnavailable(f"UDP port {number} cannot be opened: {reason}") from None
+        except asyncio.CancelledError:
+            self._ports.pop(number, None)
+            raise
+
+    def _begin(self, tunnel: "Tunnel", port: DatagramPort, source: Source) -> UdpVisitor | None:
+        local = port.local
+        peer = Peer(source[0], source[1], local[0], local[1])
+        return UdpVisitor.admit(self._edge, tunnel, peer, partial(port.send, to=source), partial(port.forget, source))
+
+    def close(self, tunnel: "Tunnel") -> None:
+        port = self._ports.pop(tunnel.port or 0, None)
+        if port is not None:
+            port.close("tunnel closed")
+
+    def close_all(self) -> None:
+        for port in self._ports.values():
+            port.close("node stopped")
+        self._ports.clear()

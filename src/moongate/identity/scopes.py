@@ -12,7 +12,7 @@ LABEL_MAX = 63
 DRAWN_HEX = 8
 _DRAWS = 32
 
-_PATTERN = re.compile(r"[a-z0-9*?-]+")
+_PATTERN = re.compile(r"[a-z0-9*?-]+(?:\.[a-z0-9*?-]+)*")
 _LABEL = re.compile(r"(?!-)[a-z0-9-]{3,63}(?<!-)")
 _PORTS = re.compile(r"(tcp|udp)(?::(\d{1,5})(?:-(\d{1,5}))?)?")
 _ANY_PORT = (0, 65535)
@@ -58,6 +58,11 @@ class Scope:
         name = subdomain.lower()
         return self._unrestricted or any(matches(pattern, name) for pattern in self.patterns)
 
+    def allows_domain(self, name: str) -> bool:
+        """Tell whether a whole domain may be taken; patterns without a dot are about the node's own subdomains."""
+        domain = name.lower()
+        return self._unrestricted or any("." in pattern and matches(pattern, domain) for pattern in self.patterns)
+
     def allows_port(self, port: int, carrier: Carrier = "tcp") -> bool:
         """Tell whether a port may be taken; a scope that names no ports at all leaves them free."""
         if not self.ports:
@@ -72,7 +77,8 @@ class Scope:
 
     def draw(self, random_hex: Callable[[int], str], is_free: Callable[[str], bool]) -> str | None:
         """Choose a free subdomain that matches, or None; `random_hex` gives that many hexadecimal digits."""
-        wild = [pattern for pattern in self.patterns or ("*",) if "*" in pattern or "?" in pattern]
+        patterns = [pattern for pattern in self.patterns or ("*",) if "." not in pattern]
+        wild = [pattern for pattern in patterns if "*" in pattern or "?" in pattern]
         if not self._unrestricted and not self.patterns:
             return None
         for pattern in wild:
@@ -80,7 +86,7 @@ class Scope:
                 name = _fill(pattern, random_hex)
                 if _LABEL.fullmatch(name) and is_free(name):
                     return name
-        literals = (pattern for pattern in self.patterns if pattern not in wild)
+        literals = (pattern for pattern in patterns if pattern not in wild)
         return next((name for name in literals if _LABEL.fullmatch(name) and is_free(name)), None)
 
 
@@ -124,7 +130,7 @@ def _pattern(entry: str, domain: str) -> str:
     if entry == "http":
         return "*"
     pattern = entry.removesuffix("." + domain.lower().strip("."))
-    if _PATTERN.fullmatch(pattern) is None:
+    if _PATTERN.fullmatch(pattern) is None or (pattern != entry and "." in pattern):
         raise ScopeInvalid(f"{entry!r} in the scope is not a pattern of letters, digits, hyphens, * and ?")
     return pattern
 

@@ -6,7 +6,8 @@ import pytest
 
 from leasing import ADMIN, WALL, Agent, Session, identity, make_routes
 from moongate.config import PortRange
-from moongate.edge.routes import RESERVED, Routes, TunnelOptions
+from moongate.edge.firewall import RULES_MAX
+from moongate.edge.routes import RESERVED, Page, Routes, TunnelOptions
 from moongate.errors import (
     ConfigurationError,
     LimitExceeded,
@@ -17,6 +18,7 @@ from moongate.errors import (
     RoutingError,
     ScopeDenied,
     Superseded,
+    TunnelUnknown,
 )
 
 
@@ -59,8 +61,7 @@ class TestNames:
             ("büro", "may only contain letters, digits, and hyphens"),
             ("app\n", "may only contain letters, digits, and hyphens"),
             ("app\x1b[2J", "may only contain letters, digits, and hyphens"),
-            ("a.b", "is not one label under 'localhost'"),
-            ("app.example.org", "is not one label under 'localhost'"),
+            ("a.b.localhost", "is not one label under 'localhost'"),
             (".localhost", "may only contain letters, digits, and hyphens"),
             ("www", "is reserved"),
             ("WWW.localhost", "is reserved"),
@@ -444,17 +445,18 @@ class TestHolds:
         routes.lost(5.0, agent.session)
         assert Agent(routes, who).claim(6.0).tunnel is tunnel
 
-    def test_another_kind_under_the_same_name_is_another_tunnel(self) -> None:
+    def test_another_kind_under_the_same_name_is_a_tunnel_beside_it(self) -> None:
         routes = make_routes()
         agent = Agent(routes, identity())
         old = agent.claim(0.0).tunnel
-        routes.lost(5.0, agent.session)
-        agent.connect()
-        claimed = agent.claim(6.0, "app", kind="tls")
-        assert claimed.fresh
-        assert claimed.tunnel.id != old.id
-        assert routes.expire(6.0) == [old]
-        assert routes.tunnel(old.id, held=True) is None
+        new = agent.claim(1.0, "app", kind="tls")
+        assert new.fresh
+        assert new.displaced is None
+        assert routes.by_host("app.localhost") is old
+        assert routes.by_server_name("app.localhost") is new.tunnel
+        routes.release(old.id, old.generation, agent.session)
+        assert routes.by_host("app.localhost") is None
+        assert routes.by_server_name("app.localhost") is new.tunnel
 
     def test_no_hold_at_all_frees_the_name_at_once(self) -> None:
         routes = make_routes(hold_s=0)
@@ -635,7 +637,9 @@ class TestRestart:
         "row",
         [
             Row("app.localhost", "http", "one", WALL - 60),
-            Row("app.example.org", "http", "one", None),
+            Row("a.b.localhost", "http", "one", None),
+            Row("localhost", "http", "one", None),
+            Row("*.example.org", "http", "one", None),
             Row("30000", "tcp", "one", None),
             Row("abc", "tcp", "one", None),
             Row("app.localhost", "udp", "one", None),
@@ -685,6 +689,268 @@ class TestOptions:
     def test_a_value_that_cannot_be_is_refused_by_name(self, name: str, value: object) -> None:
         with pytest.raises(ConfigurationError, match=f"option {name} cannot be"):
             TunnelOptions.parse({name: value})
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("keep", 1),
+            ("firewall", "allow 10.0.0.0/8"),
+            ("firewall", [["allow"]]),
+            ("firewall", [["reject", "10.0.0.0/8"]]),
+            ("firewall", [["allow", "300.1.1.1/32"]]),
+            ("firewall", [["allow", "::/0"]] * (RULES_MAX + 1)),
+            ("secure", "yes"),
+            ("redirect", None),
+            ("redirect_url", "javascript:alert(1)"),
+            ("redirect_url", "https://a\r\nSet-Cookie: x"),
+            ("redirect_url", "https://" + "x" * 2048),
+            ("page", "Hello"),
+            ("page", {"title": 7}),
+            ("page", {"title": "x" * 201}),
+            ("page", {"logo_url": "file:///etc/passwd"}),
+            ("acme", "yes"),
+        ],
+    )
+    def test_a_rule_that_cannot_be_is_refused_by_name(self, name: str, value: object) -> None:
+        with pytest.raises(ConfigurationError, match=f"option {name} cannot be"):
+            TunnelOptions.parse({name: value})
+
+    def test_what_is_wrong_with_a_network_is_said(self) -> None:
+        with pytest.raises(ConfigurationError, match="invalid network: 300.1.1.1/32"):
+            TunnelOptions.parse({"firewall": [["allow", "300.1.1.1/32"]]})
+
+    @pytest.mark.parametrize("name", ["basic_auth", "password"])
+    def test_a_password_is_a_hash_and_never_repeated(self, name: str) -> None:
+        with pytest.raises(ConfigurationError, match=f"option {name} cannot be") as refusal:
+            TunnelOptions.parse({name: "correct horse"})
+        assert "horse" not in refusal.value.message
+        assert "scrypt" not in repr(TunnelOptions(**{name: "scrypt$1$2$3$4$5"}))  # type: ignore[arg-type]
+
+    def test_a_page_without_anything_is_none(self) -> None:
+        assert TunnelOptions.parse({"page": {"title": ""}}).page is None
+        assert TunnelOptions.parse({"page": {"title": "Shop", "later": 1}}).page == Page(title="Shop")
+
+
+class TestOwnDomains:
+    @pytest.mark.parametrize(
+        ("wanted", "name"),
+        [
+            ("shop.example.test", "shop.example.test"),
+            ("Shop.Example.TEST.", "shop.example.test"),
+            ("a.b.c.example.test", "a.b.c.example.test"),
+            ("xn--bro-hoa.example", "xn--bro-hoa.example"),
+            ("1.2.3.4.example", "1.2.3.4.example"),
+            ("www.example.test", "www.example.test"),
+        ],
+    )
+    def test_a_name_outside_the_nodes_domain_is_a_whole_domain(self, wanted: str, name: str) -> None:
+        routes = make_routes()
+        tunnel = Agent(routes, ADMIN).claim(0.0, wanted).tunnel
+        assert (tunnel.name, tunnel.subdomain) == (name, None)
+        assert tunnel.public_url == f"http://{name}:7171"
+        assert routes.by_host(name) is tunnel
+
+    @pytest.mark.parametrize(
+        ("wanted", "why"),
+        [
+            ("*.example.test", "is a wildcard"),
+            ("192.0.2.7", "is an address"),
+            ("shop..test", "is not labels"),
+            ("-shop.example.test", "is not labels"),
+            ("shop_1.example.test", "is not labels"),
+            ("büro.example.test", "is not labels"),
+            ("a b.example.test", "is not labels"),
+            (".example.test", "is not labels"),
+            ("x" * 64 + ".test", "is not labels"),
+            (".".join(["x" * 60] * 5), "at most 253 characters"),
+            ("gate.example.org", "is a name of the node"),
+            ("GATE.example.org.", "is a name of the node"),
+        ],
+    )
+    def test_a_domain_that_no_tunnel_can_have_is_refused_with_the_reason(self, wanted: str, why: str) -> None:
+        with pytest.raises(NameInvalid, match=why):
+            Agent(make_routes(node_names=("gate.example.org",)), ADMIN).claim(0.0, wanted)
+
+    @pytest.mark.parametrize(
+        ("scope", "wanted", "allowed"),
+        [
+            (None, "shop.example.test", True),
+            ("shop.example.test", "shop.example.test", True),
+            ("shop.example.test", "shop.example.test.evil.test", False),
+            ("*.example.test", "shop.example.test", True),
+            ("*.example.test", "example.test", False),
+            ("*.*", "shop.example.test", True),
+            ("*", "shop.example.test", False),
+            ("http", "shop.example.test", False),
+            ("shop*", "shop.example.test", False),
+            ("*.example.test", "shop", False),
+            ("shop.example.test,app", "app", True),
+        ],
+    )
+    def test_a_scopes_pattern_must_match_the_whole_domain(self, scope: str | None, wanted: str, allowed: bool) -> None:
+        agent = Agent(make_routes(), identity("one", scope))
+        if allowed:
+            assert agent.claim(0.0, wanted).fresh
+        else:
+            with pytest.raises(ScopeDenied, match="is not allowed by this token"):
+                agent.claim(0.0, wanted)
+
+    def test_anothers_domain_is_taken_whatever_the_kind(self) -> None:
+        routes = make_routes()
+        Agent(routes, identity("one")).claim(0.0, "shop.example.test")
+        for kind in ("http", "tls"):
+            with pytest.raises(NameTaken, match="name 'shop.example.test' is held by 'one'"):
+                Agent(routes, identity("two")).claim(0.0, "shop.example.test", kind=kind)
+
+    def test_a_certificate_is_made_for_names_that_are_leased_and_for_labels_under_the_domain(self) -> None:
+        routes = make_routes()
+        agent = Agent(routes, ADMIN)
+        assert not routes.is_public("shop.example.test")
+        tunnel = agent.claim(0.0, "shop.example.test").tunnel
+        assert routes.is_public("shop.example.test")
+        assert routes.is_public("anything.localhost")
+        assert not routes.is_public("a.b.localhost")
+        assert not routes.is_public(".localhost")
+        assert not routes.is_public("localhost")
+        routes.release(tunnel.id, tunnel.generation, agent.session)
+        assert not routes.is_public("shop.example.test")
+
+    def test_a_domain_survives_a_restart(self) -> None:
+        routes = make_routes()
+        assert routes.restore(0.0, [Row("shop.example.test", "http", "one", None)]) == 1
+        with pytest.raises(NameTaken):
+            Agent(routes, identity("two")).claim(0.0, "shop.example.test")
+        assert Agent(routes, identity("one")).claim(0.0, "shop.example.test").tunnel.id == Row("", "", "", 0).tunnel_id
+
+
+KEEP = TunnelOptions(keep=True)
+
+
+class TestKept:
+    def test_a_kept_name_outlives_every_hold(self) -> None:
+        routes = make_routes(hold_s=60)
+        agent = Agent(routes, identity("one"))
+        tunnel = agent.claim(0.0, "app", options=KEEP).tunnel
+        routes.lost(5.0, agent.session)
+        assert routes.next_deadline() is None
+        assert routes.expire(1e9) == []
+        assert routes.held("app.localhost") is not None
+        with pytest.raises(NameTaken, match="'one' until it is released"):
+            Agent(routes, identity("two")).claim(1e9, "app")
+        agent.connect()
+        assert agent.claim(1e9, "app", options=KEEP).tunnel is tunnel
+
+    def test_a_kept_port_is_nobody_elses(self) -> None:
+        routes = make_routes(ports=PortRange(20000, 20000))
+        agent = Agent(routes, identity("one"))
+        agent.claim(0.0, None, kind="tcp", options=KEEP)
+        routes.lost(5.0, agent.session)
+        with pytest.raises(NoPortFree):
+            Agent(routes, identity("two")).claim(1e9, None, kind="tcp")
+
+    def test_released_it_is_free_at_once(self) -> None:
+        routes = make_routes()
+        agent = Agent(routes, identity("one"))
+        tunnel = agent.claim(0.0, "app", options=KEEP).tunnel
+        assert routes.release(tunnel.id, tunnel.generation, agent.session) is tunnel
+        assert Agent(routes, identity("two")).claim(1.0, "app").fresh
+
+    def test_a_claim_that_keeps_nothing_makes_it_an_ordinary_one(self) -> None:
+        routes = make_routes(hold_s=60)
+        agent = Agent(routes, identity("one"))
+        agent.claim(0.0, "app", options=KEEP)
+        routes.lost(1.0, agent.session)
+        agent.connect()
+        tunnel = agent.claim(2.0, "app").tunnel
+        routes.lost(3.0, agent.session)
+        assert routes.expire(63.0) == [tunnel]
+
+    def test_another_agent_of_the_token_draws_no_name_that_is_kept(self) -> None:
+        routes = make_routes()
+        who = identity("one", "app-?")
+        agent = Agent(routes, who)
+        kept = {agent.claim(0.0, f"app-{digit:x}", options=KEEP).tunnel.name for digit in range(15)}
+        routes.lost(1.0, agent.session)
+        drawn = Agent(routes, who).claim(2.0, None).tunnel.name
+        assert drawn not in kept
+
+    def test_after_a_restart_it_is_held_without_end_and_can_be_closed(self) -> None:
+        routes = make_routes()
+        assert routes.restore_kept([Row("app.localhost", "http", "one", None), Row("20001", "tcp", "one", None)]) == 2
+        assert routes.held_count == 2
+        tunnel_id = Row("", "", "", 0).tunnel_id
+        with pytest.raises(NameTaken):
+            Agent(routes, identity("two")).claim(1e9, "app")
+        assert routes.expire(1e9) == []
+        assert routes.close(tunnel_id) is not None
+
+    def test_its_agent_continues_the_tunnel_of_before(self) -> None:
+        routes = make_routes()
+        routes.restore_kept([Row("app.localhost", "http", "one", None)])
+        claimed = Agent(routes, identity("one")).claim(0.0, "app", options=KEEP)
+        assert claimed.fresh  # to the history of this run
+        assert claimed.tunnel.id == Row("", "", "", 0).tunnel_id
+        assert routes.by_host("app.localhost") is claimed.tunnel
+
+    def test_what_is_kept_is_not_restored_a_second_time(self) -> None:
+        routes = make_routes()
+        rows = [Row("app.localhost", "http", "one", None)]
+        assert routes.restore_kept(rows) == 1
+        assert routes.restore(0.0, rows) == 0
+        assert routes.expire(1e9) == []
+
+    def test_with_its_token_it_ends(self) -> None:
+        routes = make_routes()
+        routes.restore_kept([Row("app.localhost", "http", "one", None)])
+        assert len(routes.revoke("one").tunnels) == 1
+        assert routes.held_count == 0
+
+    def test_set_aside_it_waits_for_its_agent(self) -> None:
+        routes = make_routes()
+        agent = Agent(routes, identity("one"))
+        tunnel = agent.claim(0.0, None, kind="tcp", options=KEEP).tunnel
+        routes.set_aside(1.0, tunnel)
+        assert routes.tunnels_of(agent.session) == []
+        assert routes.by_number(tunnel.number) is None
+        assert agent.claim(2.0, str(tunnel.port), kind="tcp", options=KEEP).tunnel is tunnel
+
+    def test_an_identity_keeps_no_more_than_it_may(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("moongate.edge.routes.table.KEPT_MAX", 2)
+        routes = make_routes()
+        agent = Agent(routes, identity("one"))
+        first = agent.claim(0.0, "app-1", options=KEEP).tunnel
+        agent.claim(0.0, "app-2", options=KEEP)
+        with pytest.raises(LimitExceeded, match="already keeps 2 names"):
+            agent.claim(0.0, "app-3", options=KEEP)
+        plain = agent.claim(0.0, "app-4").tunnel
+        with pytest.raises(LimitExceeded, match="already keeps 2 names"):
+            routes.update(plain.number, plain.generation, agent.session, options=KEEP, upstream="")
+        routes.update(first.number, first.generation, agent.session, options=TunnelOptions(), upstream="")
+        agent.claim(0.0, "app-3", options=KEEP)
+
+
+class TestUpdates:
+    def test_a_live_tunnel_gets_other_options_and_another_upstream(self) -> None:
+        routes = make_routes()
+        agent = Agent(routes, identity())
+        tunnel = agent.claim(0.0, "app").tunnel
+        number, generation = tunnel.number, tunnel.generation
+        options = TunnelOptions(redirect=True)
+        assert routes.update(number, generation, agent.session, options=options, upstream="x:1") is tunnel
+        assert (tunnel.options, tunnel.upstream, tunnel.number) == (options, "x:1", number)
+
+    def test_what_was_lost_or_is_anothers_cannot_be_changed(self) -> None:
+        routes = make_routes()
+        agent, other = Agent(routes, identity("one")), Agent(routes, identity("two"))
+        tunnel = agent.claim(0.0, "app").tunnel
+        for number, generation, session in [
+            (tunnel.number + 1, tunnel.generation, agent.session),
+            (tunnel.number, tunnel.generation - 1, agent.session),
+            (tunnel.number, tunnel.generation, other.session),
+        ]:
+            with pytest.raises(TunnelUnknown):
+                routes.update(number, generation, session, options=KEEP, upstream="")
+        assert tunnel.options == TunnelOptions()
 
 
 class TestNumbers:

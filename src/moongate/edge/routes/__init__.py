@@ -2,6 +2,7 @@
 
 from moongate.edge.routes.entries import (
     DEFAULT_OPTIONS,
+    KINDS,
     AgentSession,
     Claimed,
     ClosedRow,
@@ -16,6 +17,7 @@ from moongate.edge.routes.table import Routes
 
 __all__ = [
     "DEFAULT_OPTIONS",
+    "KINDS",
     "RESERVED",
     "AgentSession",
     "Claimed",

@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from moongate.edge.firewall import Rule, parse_rules
+from moongate.edge.routes.names import lease_key
 from moongate.errors import ConfigurationError
 from moongate.identity.passwords import is_password_hash
 
 if TYPE_CHECKING:
     from moongate.identity.tokens import Identity
 
-KINDS: Final = ("http", "tls", "tcp")
+CARRIERS: Final = ("tcp", "udp")  # the kinds that lease a port
+KINDS: Final = ("http", "tls", *CARRIERS)
 URL_MAX: Final = 2048
 PAGE_TITLE_MAX: Final = 200
 OPTION_SHOWN: Final = 100  # characters of a wrong value that are repeated to whoever gave it
@@ -189,7 +191,10 @@ DEFAULT_OPTIONS: Final = TunnelOptions()
 
 @dataclass(slots=True, eq=False)
 class Tunnel:
-    """One public entry; `session` is None while its name is only held."""
+    """One public entry; `session` is None while its name is only held.
+
+    `subdomain` is None where the name is not a label under the node's domain.
+    """
 
     id: str
     number: int
@@ -224,6 +229,13 @@ class Lease:
     basis: int | None = None
     # The tunnel of before our restart, which goes on if its agent comes back.
     former_id: str = ""
+    # Kept until it is released, however long its agent is away.
+    keep: bool = False
+
+    @property
+    def key(self) -> str:
+        """What the lease is kept under."""
+        return lease_key(self.kind, self.name)
 
     @property
     def live(self) -> bool:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 MIN_LABEL: Final = 3
 MAX_LABEL: Final = 63  # RFC 1035 §2.3.4
+MAX_NAME: Final = 253
 # Names that a browser, a mail program or an operating system asks for by itself and then trusts, and our own.
 RESERVED: Final = frozenset(
     {"admin", "api", "autoconfig", "autodiscover", "console", "dashboard", "ftp", "imap", "localhost", "mail"}
@@ -18,11 +19,12 @@ RESERVED: Final = frozenset(
 )
 
 _LABEL: Final = re.compile(r"[a-z0-9-]+")
+_HOST_LABEL: Final = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 _SHOWN: Final = 80  # characters of a wrong name that are repeated to whoever asked
 
 
 class Names:
-    """The rules for one label under the node's domain."""
+    """The rules for a tunnel's name: one label under the node's domain, or a domain of its owner's."""
 
     def __init__(self, domain: str, node_names: Iterable[str], reserved: Iterable[str]) -> None:
         self.domain = domain.lower().strip(".")
@@ -30,13 +32,50 @@ class Names:
         self._node_names = frozenset(name.lower().rstrip(".") for name in node_names)
         self._reserved = frozenset(reserved)
 
+    def is_custom(self, wanted: str) -> bool:
+        """Whether a whole domain is wanted, not a label under the node's."""
+        return "." in self.label(wanted) and not _normal(wanted).endswith(self._suffix)
+
+    def is_label(self, name: str) -> bool:
+        """Whether a host name is one label under the node's domain, whoever may have it."""
+        label = name.removesuffix(self._suffix)
+        return name.endswith(self._suffix) and bool(label) and "." not in label
+
+    def subdomain(self, name: str) -> str | None:
+        """Return the label of a tunnel's name; None for a domain of its owner's."""
+        return self.label(name) if name.endswith(self._suffix) else None
+
+    def check_domain(self, wanted: str) -> str:
+        """Return the domain that is wanted, in lower case.
+
+        Raises:
+            NameInvalid: If no tunnel can have it.
+        """
+        name = _normal(wanted)
+        shown = name[:_SHOWN]
+        if name.startswith("*."):
+            raise NameInvalid(f"domain {shown!r} is a wildcard", hint="publish each name by itself")
+        if len(name) > MAX_NAME:
+            raise NameInvalid(f"domain {shown!r} must be at most {MAX_NAME} characters long")
+        labels = name.split(".")
+        if not all(_HOST_LABEL.fullmatch(label) for label in labels):
+            raise NameInvalid(
+                f"domain {shown!r} is not labels of up to {MAX_LABEL} letters, digits, and hyphens with dots in between",
+                hint="names in other scripts are given in their xn-- form",
+            )
+        if not any(letter.isalpha() for letter in labels[-1]):
+            raise NameInvalid(f"domain {shown!r} is an address", hint="visitors of an address see the node itself")
+        if name == self.domain or name in self._node_names:
+            raise NameInvalid(f"domain {shown!r} is a name of the node", hint="choose another name")
+        return name
+
     def full(self, label: str) -> str:
         """Return the host name of a label."""
         return label + self._suffix
 
     def label(self, name: str) -> str:
         """Return the label of a host name under the domain; a bare label is one already."""
-        return name.lower().removesuffix(".").removesuffix(self._suffix)
+        return _normal(name).removesuffix(self._suffix)
 
     def check(self, wanted: str) -> str:
         """Return the label that is wanted, given with or without the domain.
@@ -68,7 +107,7 @@ class Names:
 
 
 class Ports:
-    """The TCP ports of the range that nobody has."""
+    """The ports of the range that nobody has, of TCP or of UDP."""
 
     def __init__(self, ports: "PortRange") -> None:
         self._range = range(ports.low, ports.high + 1)
@@ -104,6 +143,29 @@ class Ports:
         if port in self._free:
             del self._free[port]
             self._free = {port: None, **self._free}
+
+
+def lease_key(kind: str, name: str) -> str:
+    """Return what a lease is kept under: one name may have a tunnel for HTTP and another for TLS."""
+    return f"tls:{name}" if kind == "tls" else name
+
+
+def _normal(name: str) -> str:
+    return name.lower().removesuffix(".")
+
+
+def port_name(carrier: str, port: int) -> str:
+    """Return the name of a port's lease: each carrier has its own ports of the same numbers."""
+    return str(port) if carrier == "tcp" else f"{carrier}:{port}"
+
+
+def port_number(name: str) -> int:
+    """Return the port that a lease of this name is on.
+
+    Raises:
+        ValueError: If it is the name of no port.
+    """
+    return int(name.rpartition(":")[2])
 
 
 def port_of(wanted: str) -> int:

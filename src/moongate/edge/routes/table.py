@@ -6,6 +6,7 @@ module in words.
 """
 
 import copy
+import math
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from moongate.edge.routes.entries import (
+    CARRIERS,
     DEFAULT_OPTIONS,
     KINDS,
     AgentSession,
@@ -23,9 +25,10 @@ from moongate.edge.routes.entries import (
     Tunnel,
     TunnelOptions,
 )
-from moongate.edge.routes.names import RESERVED, Names, Ports, port_of
+from moongate.edge.routes.names import RESERVED, Names, Ports, lease_key, port_name, port_number, port_of
 from moongate.errors import (
     LimitExceeded,
+    NameInvalid,
     NameTaken,
     NoPortFree,
     PortUnavailable,
@@ -37,9 +40,11 @@ from moongate.errors import (
 
 if TYPE_CHECKING:
     from moongate.config import PortRange
+    from moongate.identity.scopes import Carrier
     from moongate.identity.tokens import Identity
 
 MAX_NUMBER: Final = 0xFFFF_FFFF
+KEPT_MAX: Final = 10_000  # names and ports that an identity may keep without an agent
 # A claim may show a generation that a node with a faster clock gave; beyond this it is made up.
 MAX_CLOCK_LEAD_MS: Final = 366 * 86_400_000
 
@@ -80,7 +85,7 @@ class Routes:
         self.hold_s = hold_s
         self.max_tunnels_per_session = max_tunnels_per_session
         self._names = Names(domain, node_names, reserved)
-        self._ports = Ports(tcp_ports)
+        self._ports = {carrier: Ports(tcp_ports) for carrier in CARRIERS}
         self._random_hex = random_hex
         self._public_url = public_url
         self._wall_clock = wall_clock
@@ -90,17 +95,26 @@ class Routes:
         self._order = 0
         self._leases: dict[str, Lease] = {}
         self._held: dict[str, Lease] = {}
+        self._kept: dict[str, set[str]] = {}  # the keys of what each identity keeps
         self._hosts: dict[str, Tunnel] = {}
+        self._server_names: dict[str, Tunnel] = {}
         self._numbers: dict[int, Tunnel] = {}
         self._ids: dict[str, Lease] = {}
         self._sessions: dict[AgentSession, _Roster] = {}
-        self._ended: list[Tunnel] = []
 
     # Looking up: by_host runs once for every request.
 
     def by_host(self, host: str) -> Tunnel | None:
-        """Return the live tunnel of a host name (lower case, no port, no trailing dot)."""
+        """Return the live HTTP tunnel of a host name (lower case, no port, no trailing dot)."""
         return self._hosts.get(host)
+
+    def by_server_name(self, name: str) -> Tunnel | None:
+        """Return the live tunnel to which TLS for this name is passed through."""
+        return self._server_names.get(name)
+
+    def is_public(self, name: str) -> bool:
+        """Whether visitors have reason to ask for a name: it is under our domain, or somebody's own that is leased."""
+        return self._names.is_label(name) or name in self._leases
 
     def held(self, host: str) -> Lease | None:
         """Return the lease on a name whose agent is gone, while it is still kept."""
@@ -109,6 +123,11 @@ class Routes:
     def by_number(self, number: int) -> Tunnel | None:
         """Return the live tunnel that the wire calls by this number."""
         return self._numbers.get(number)
+
+    def by_port(self, carrier: str, port: int) -> Tunnel | None:
+        """Return the live tunnel that has a port."""
+        lease = self._leases.get(port_name(carrier, port))
+        return lease.tunnel if lease is not None and lease.live else None
 
     def tunnel(self, tunnel_id: str, *, held: bool = False) -> Tunnel | None:
         """Return a live tunnel; with `held` also one whose agent is gone."""
@@ -174,9 +193,11 @@ class Routes:
         self._check_quota(session)
         claim = _Claim(kind, identity, instance, generation, session, options, upstream)
         name = self._choose(claim, wanted)
-        lease = self._leases.get(name)
+        lease = self._leases.get(lease_key(kind, name))
+        self._check_sibling(now, name, claim)
         if lease is not None:
             self._check_rank(now, lease, claim)
+        self._check_kept(lease, claim)
         return self._grant(name, lease, claim)
 
     def release(self, tunnel_id: str, generation: int, session: AgentSession) -> Tunnel | None:
@@ -195,8 +216,13 @@ class Routes:
 
         Raises:
             TunnelUnknown: If the session has no such tunnel, or has lost it meanwhile.
+            LimitExceeded: If the identity keeps as many names as it may.
         """
         tunnel = self.own(number, generation, session)
+        lease = self._ids[tunnel.id]
+        if options.keep and not lease.keep:
+            self._check_kept_count(session.identity)
+        self._note_keep(lease, options.keep)
         tunnel.options = options
         tunnel.upstream = upstream
         return tunnel
@@ -218,21 +244,28 @@ class Routes:
         if roster is None:
             return []
         for tunnel in roster.tunnels:
-            lease = self._leases[tunnel.name]
-            lease.until = now + self.hold_s
-            tunnel.session = None
-            self._numbers.pop(tunnel.number)
-            self._hosts.pop(tunnel.name, None)
-            self._held[tunnel.name] = lease
+            self._hold(now, self._leases[lease_key(tunnel.kind, tunnel.name)], tunnel)
         return roster.tunnels
 
+    def set_aside(self, now: float, tunnel: Tunnel) -> None:
+        """Take a live tunnel from its session but keep its name or port, as if the agent had gone."""
+        if tunnel.session is not None:
+            self._sessions[tunnel.session].tunnels.remove(tunnel)
+            self._hold(now, self._leases[lease_key(tunnel.kind, tunnel.name)], tunnel)
+
+    def _hold(self, now: float, lease: Lease, tunnel: Tunnel) -> None:
+        lease.until = math.inf if lease.keep else now + self.hold_s
+        tunnel.session = None
+        self._unlist(tunnel)
+        self._held[lease.key] = lease
+
     def expire(self, now: float) -> list[Tunnel]:
-        """End the holds that are over; returns every tunnel that has ended by itself since the last call.
+        """End the holds that are over; returns the tunnels that have ended with them.
 
         Until then an overdue name is still its holder's, so that what belongs to a tunnel (its listening port, its
         visitors) is closed before the next one begins.
         """
-        ended, self._ended = self._ended, []
+        ended = []
         for lease in [lease for lease in self._held.values() if lease.until is not None and lease.until <= now]:
             tunnel = self._drop(lease)
             if tunnel is not None:
@@ -240,8 +273,8 @@ class Routes:
         return ended
 
     def next_deadline(self) -> float | None:
-        """Return when the next hold is over."""
-        return min((lease.until for lease in self._held.values() if lease.until is not None), default=None)
+        """Return when the next hold is over; kept names have none."""
+        return min((lease.until for lease in self._held.values() if lease.until and not lease.keep), default=None)
 
     def close(self, tunnel_id: str) -> Tunnel | None:
         """Take a tunnel away, live or held; its `session` is who must be told."""
@@ -261,33 +294,57 @@ class Routes:
         """Take a tunnel's port away because another program listens there; it is offered last from now on."""
         ended = self.close(tunnel_id)
         if ended is not None and ended.port is not None:
-            self._ports.put_last(ended.port)
+            self._ports[ended.kind].put_last(ended.port)
         return ended
 
     def restore(self, now: float, rows: Iterable[ClosedRow], labels: Mapping[str, str] | None = None) -> int:
         """Hold the names that were in use before a restart for those who had them; returns how many.
 
-        `labels` are what people call the tokens, by their ids.
+        `labels` are what people call the tokens, by their ids. What is kept is restored first (`restore_kept`).
         """
         restored = 0
         for row in rows:
             since = self._wall_clock() - row.unregistered_at if row.unregistered_at is not None else 0.0
             # A clock that was set back must not make a hold longer than it may be.
             left = self.hold_s - max(0.0, since)
-            if left <= 0 or row.label in self._leases or not self._is_ours(row):
+            if left > 0 and self._restore(row, now + left, labels or {}) is not None:
+                restored += 1
+        return restored
+
+    def restore_kept(self, rows: Iterable[ClosedRow], labels: Mapping[str, str] | None = None) -> int:
+        """Hold the names that are kept until they are released, with their tunnels; returns how many."""
+        restored = 0
+        for row in rows:
+            lease = self._restore(row, math.inf, labels or {})
+            if lease is None:
                 continue
-            self._leases[row.label] = self._held[row.label] = _restored(row, now + left, labels or {})
-            if row.protocol == "tcp":
-                self._ports.take(int(row.label))
+            lease.keep = True
+            self._kept.setdefault(lease.identity_id, set()).add(lease.key)
+            # With a tunnel, so that whoever looks after the node can close it.
+            lease.tunnel = self._make_tunnel(lease, TunnelOptions(keep=True))
+            self._ids[lease.tunnel.id] = lease
             restored += 1
         return restored
 
+    def _restore(self, row: ClosedRow, until: float, labels: Mapping[str, str]) -> Lease | None:
+        key = lease_key(row.protocol, row.label)
+        if key in self._leases or not self._is_ours(row):
+            return None
+        lease = _restored(row, until, labels)
+        sibling = self._sibling(lease.kind, lease.name)
+        if sibling is not None and sibling.identity_id != lease.identity_id:
+            return None
+        self._leases[key] = self._held[key] = lease
+        if row.protocol in CARRIERS:
+            self._ports[row.protocol].take(port_number(row.label))
+        return lease
+
     def set_ports(self, ports: "PortRange") -> None:
-        """Change the range of TCP ports; tunnels outside it stay until they end."""
-        self._ports = Ports(ports)
+        """Change the range of ports; tunnels outside it stay until they end."""
+        self._ports = {carrier: Ports(ports) for carrier in CARRIERS}
         for lease in self._leases.values():
-            if lease.kind == "tcp":
-                self._ports.take(int(lease.name))
+            if lease.kind in CARRIERS:
+                self._ports[lease.kind].take(port_number(lease.name))
 
     # Choosing a name.
 
@@ -296,24 +353,34 @@ class Routes:
             raise RoutingError(f"this node has no tunnels of kind {claim.kind!r}")
         if not claim.identity.scope.allows_protocol(claim.kind):
             raise ScopeDenied(f"{claim.kind} tunnels are not allowed by this token")
-        if claim.kind == "tcp":
-            return str(self._choose_port(claim, wanted))
+        if claim.kind in CARRIERS:
+            return port_name(claim.kind, self._choose_port(claim, wanted))
         if not wanted:
             return self._names.full(self._draw(claim))
+        if self._names.is_custom(wanted):
+            domain = self._names.check_domain(wanted)
+            if not claim.identity.scope.allows_domain(domain):
+                raise ScopeDenied(f"domain '{domain}' is not allowed by this token")
+            return domain
         label = self._names.check(wanted)
         if not claim.identity.scope.allows(label):
             raise ScopeDenied(f"subdomain '{label}' is not allowed by this token")
         return self._names.full(label)
 
     def _draw(self, claim: _Claim) -> str:
+        def found(label: str) -> tuple[Lease | None, Lease | None]:
+            name = self._names.full(label)
+            return self._leases.get(lease_key(claim.kind, name)), self._sibling(claim.kind, name)
+
         def free(label: str) -> bool:
-            lease = self._leases.get(self._names.full(label))
-            is_free = lease is None or (not lease.live and lease.identity_id == claim.identity.id)
-            return is_free and self._names.allows(label)
+            lease, sibling = found(label)
+            is_free = lease is None or (not lease.live and not lease.keep and lease.identity_id == claim.identity.id)
+            is_ours = sibling is None or sibling.identity_id == claim.identity.id
+            return is_free and is_ours and self._names.allows(label)
 
         def ours(label: str) -> bool:
             # A token whose scope is a plain name has nothing else to offer: the newer agent takes it over.
-            lease = self._leases.get(self._names.full(label))
+            lease, _ = found(label)
             return lease is not None and lease.identity_id == claim.identity.id and not _has(claim.session, lease)
 
         scope = claim.identity.scope
@@ -323,23 +390,40 @@ class Routes:
         return label
 
     def _choose_port(self, claim: _Claim, wanted: str | None) -> int:
-        allows = claim.identity.scope.allows_port
+        carrier: Carrier = "tcp" if claim.kind == "tcp" else "udp"
+        ports = self._ports[carrier]
+
+        def allows(port: int) -> bool:
+            return claim.identity.scope.allows_port(port, carrier)
+
         if not wanted:
-            best = self._ports.best(allows)
+            best = ports.best(allows)
             if best is None:
-                raise NoPortFree("no TCP ports available", hint="wait for one to be given back, or widen tcp_ports")
+                hint = "wait for one to be given back, or widen tcp_ports"
+                raise NoPortFree(f"no {carrier.upper()} ports available", hint=hint)
             return best
         port = port_of(wanted)
-        if port not in self._ports and str(port) not in self._leases:
-            raise PortUnavailable(f"port {port} is not in {self._ports}")
+        if port not in ports and port_name(carrier, port) not in self._leases:
+            raise PortUnavailable(f"port {port} is not in {ports}")
         if not allows(port):
             raise ScopeDenied(f"port {port} is not allowed by this token")
         return port
 
     def _is_ours(self, row: ClosedRow) -> bool:
-        if row.protocol == "tcp":
-            return row.label.isascii() and row.label.isdecimal() and int(row.label) in self._ports
-        return row.protocol in KINDS and self._names.full(self._names.label(row.label)) == row.label
+        if row.protocol in CARRIERS:
+            digits = row.label.rpartition(":")[2]
+            if not (digits.isascii() and digits.isdecimal()):
+                return False
+            port = int(digits)
+            return port_name(row.protocol, port) == row.label and port in self._ports[row.protocol]
+        if row.protocol not in KINDS:
+            return False
+        try:
+            if self._names.is_custom(row.label):
+                return self._names.check_domain(row.label) == row.label
+            return self._names.is_label(row.label) and row.label == row.label.lower()
+        except NameInvalid:
+            return False
 
     # Judging a claim.
 
@@ -347,6 +431,24 @@ class Routes:
         count, most = len(self._sessions[session].tunnels), self.max_tunnels_per_session
         if most and count >= most:
             raise LimitExceeded(f"session {session.id} already has {count} tunnels (max {most})")
+
+    def _check_kept(self, lease: Lease | None, claim: _Claim) -> None:
+        if claim.options.keep and not (lease is not None and lease.keep):
+            self._check_kept_count(claim.identity)
+
+    def _check_kept_count(self, identity: "Identity") -> None:
+        if len(self._kept.get(identity.id, ())) >= KEPT_MAX:
+            raise LimitExceeded(f"{identity.label!r} already keeps {KEPT_MAX} names and ports")
+
+    def _sibling(self, kind: str, name: str) -> Lease | None:
+        """Return the lease of the same host name for the other of HTTP and TLS."""
+        other = {"http": "tls", "tls": "http"}.get(kind)
+        return self._leases.get(lease_key(other, name)) if other is not None else None
+
+    def _check_sibling(self, now: float, name: str, claim: _Claim) -> None:
+        sibling = self._sibling(claim.kind, name)
+        if sibling is not None and sibling.identity_id != claim.identity.id:
+            raise _taken(now, sibling)
 
     def _check_rank(self, now: float, lease: Lease, claim: _Claim) -> None:
         if lease.identity_id != claim.identity.id:
@@ -381,37 +483,48 @@ class Routes:
         displaced = self._detach(lease) if lease is not None else None
         own_ghost = displaced is not None and lease is not None and lease.instance == claim.instance
         old = lease.tunnel if lease is not None else None
-        if old is not None and old.kind != claim.kind:
-            self._ids.pop(old.id)
-            self._ended.append(old)
-            old = None
         generation = self._next_generation(claim.generation)
-        tunnel = old if old is not None else self._new_tunnel(name, lease, claim, generation)
-        self._leases[name] = self._ids[tunnel.id] = self._lease(name, claim, generation, tunnel)
+        fresh = old is None or (lease is not None and bool(lease.former_id))
+        new = self._lease(name, claim, generation)
+        former = lease if lease is not None and old is None else new
+        tunnel = new.tunnel = old if old is not None else self._make_tunnel(former, claim.options)
+        self._leases[new.key] = self._ids[tunnel.id] = new
+        self._held.pop(new.key, None)
+        self._note_keep(new, claim.options.keep)
         self._attach(tunnel, claim, generation)
-        return Claimed(tunnel, old is None, displaced, own_ghost)
+        return Claimed(tunnel, fresh, displaced, own_ghost)
 
-    def _lease(self, name: str, claim: _Claim, generation: int, tunnel: Tunnel) -> Lease:
+    def _note_keep(self, lease: Lease, keep: bool) -> None:
+        lease.keep = keep
+        kept = self._kept.setdefault(lease.identity_id, set())
+        if keep:
+            kept.add(lease.key)
+        else:
+            kept.discard(lease.key)
+        if not kept:
+            del self._kept[lease.identity_id]
+
+    def _lease(self, name: str, claim: _Claim, generation: int) -> Lease:
         shown = claim.generation
         basis = shown if shown is not None and shown < self._first_generation else None
         identity = claim.identity
-        return Lease(name, claim.kind, identity.id, identity.label, claim.instance, generation, tunnel, basis=basis)
+        return Lease(name, claim.kind, identity.id, identity.label, claim.instance, generation, None, basis=basis)
 
-    def _new_tunnel(self, name: str, lease: Lease | None, claim: _Claim, generation: int) -> Tunnel:
-        is_port = claim.kind == "tcp"
-        former_id = lease.former_id if lease is not None and lease.kind == claim.kind else ""
+    def _make_tunnel(self, lease: Lease, options: TunnelOptions) -> Tunnel:
+        is_port = lease.kind in CARRIERS
+        port = port_number(lease.name) if is_port else None
         return Tunnel(
-            id=former_id or str(uuid.UUID(hex=self._random_hex(32), version=4)),
+            id=lease.former_id or str(uuid.UUID(hex=self._random_hex(32), version=4)),
             number=0,
-            kind=claim.kind,
-            name=name,
-            subdomain=None if is_port else self._names.label(name),
-            port=int(name) if is_port else None,
-            public_url="",
+            kind=lease.kind,
+            name=lease.name,
+            subdomain=None if is_port else self._names.subdomain(lease.name),
+            port=port,
+            public_url=self._public_url(lease.kind, lease.name, port),
             opened_at=self._wall_clock(),
-            generation=generation,
+            generation=lease.generation,
             session=None,
-            options=claim.options,
+            options=options,
         )
 
     def _attach(self, tunnel: Tunnel, claim: _Claim, generation: int) -> None:
@@ -424,11 +537,12 @@ class Routes:
         tunnel.public_url = self._public_url(tunnel.kind, tunnel.name, tunnel.port)
         self._sessions[claim.session].tunnels.append(tunnel)
         self._numbers[tunnel.number] = tunnel
-        self._held.pop(tunnel.name, None)
-        if tunnel.port is None:
+        if tunnel.kind == "http":
             self._hosts[tunnel.name] = tunnel
-        else:
-            self._ports.take(tunnel.port)
+        elif tunnel.kind == "tls":
+            self._server_names[tunnel.name] = tunnel
+        elif tunnel.port is not None:
+            self._ports[tunnel.kind].take(tunnel.port)
 
     def _detach(self, lease: Lease) -> tuple[Tunnel, AgentSession] | None:
         """Take a live tunnel from its session; returns a copy of it as it was, for the one who has lost it."""
@@ -436,25 +550,30 @@ class Routes:
         if tunnel is None or tunnel.session is None:
             return None
         was = copy.copy(tunnel)
-        self._unlist(tunnel, tunnel.session)
+        self._sessions[tunnel.session].tunnels.remove(tunnel)
+        self._unlist(tunnel)
         return was, tunnel.session
 
     def _drop(self, lease: Lease) -> Tunnel | None:
         tunnel = lease.tunnel
-        del self._leases[lease.name]
-        self._held.pop(lease.name, None)
-        if lease.kind == "tcp":
-            self._ports.give(int(lease.name))
+        del self._leases[lease.key]
+        self._held.pop(lease.key, None)
+        self._note_keep(lease, False)
+        if lease.kind in CARRIERS:
+            self._ports[lease.kind].give(port_number(lease.name))
         if tunnel is not None:
             del self._ids[tunnel.id]
             if tunnel.session is not None:
-                self._unlist(tunnel, tunnel.session)
+                self._sessions[tunnel.session].tunnels.remove(tunnel)
+                self._unlist(tunnel)
         return tunnel
 
-    def _unlist(self, tunnel: Tunnel, session: AgentSession) -> None:
-        self._sessions[session].tunnels.remove(tunnel)
+    def _unlist(self, tunnel: Tunnel) -> None:
         self._numbers.pop(tunnel.number)
-        self._hosts.pop(tunnel.name, None)
+        if tunnel.kind == "http":
+            self._hosts.pop(tunnel.name, None)
+        elif tunnel.kind == "tls":
+            self._server_names.pop(tunnel.name, None)
 
     def _next_generation(self, shown: int | None) -> int:
         # Clocks jump: an agent may show a generation that an earlier run of this node gave in our future.
@@ -490,15 +609,20 @@ def _has(session: AgentSession, lease: Lease) -> bool:
 
 
 def _what(lease: Lease) -> str:
-    return f"port {lease.name}" if lease.kind == "tcp" else f"name '{lease.name}'"
+    if lease.kind not in CARRIERS:
+        return f"name '{lease.name}'"
+    return f"{'' if lease.kind == 'tcp' else 'UDP '}port {port_number(lease.name)}"
 
 
 def _refusal(lease: Lease) -> type[RoutingError]:
-    return PortUnavailable if lease.kind == "tcp" else NameTaken
+    return PortUnavailable if lease.kind in CARRIERS else NameTaken
 
 
 def _taken(now: float, lease: Lease) -> RoutingError:
-    until = (
-        "while its agent is connected" if lease.until is None else f"for another {max(1, round(lease.until - now))} s"
-    )
+    if lease.until is None:
+        until = "while its agent is connected"
+    elif lease.keep:
+        until = "until it is released"
+    else:
+        until = f"for another {max(1, round(lease.until - now))} s"
     return _refusal(lease)(f"{_what(lease)} is held by {lease.holder!r} {until}", hint="choose another, or wait")

@@ -36,16 +36,17 @@ def stricter(one: int, other: int) -> int:
 
 
 class RateLimits:
-    """A token bucket for each key: as many tokens as the rate per second, refilled at that rate.
+    """A token bucket for each key: what the rate gives in `depth_s`, but at least one; refilled at that rate.
 
     Kept as one number a key, the time at which the bucket will be full again (the "virtual scheduling" form of
     the same rule, ITU-T I.371 annex A).
     """
 
-    __slots__ = ("_full_at", "_sweep_at", "rps")
+    __slots__ = ("_depth_s", "_full_at", "_sweep_at", "rps")
 
-    def __init__(self, rps: float) -> None:
+    def __init__(self, rps: float, depth_s: float = 1.0) -> None:
         self.rps = rps
+        self._depth_s = depth_s
         self._full_at: dict[Hashable, float] = {}
         self._sweep_at = 0.0
 
@@ -65,13 +66,18 @@ class RateLimits:
         cost = 1 / rate
         full_at = max(self._full_at.get(key, now), now) + cost
         # Below one a second the bucket still holds a whole token.
-        wait = full_at - now - max(1.0, cost)
+        wait = full_at - now - max(self._depth_s, cost)
         if wait > _ROUNDING_S:
             return wait
         if len(self._full_at) >= MAX_KEYS and key not in self._full_at:
             self._make_room(now)
         self._full_at[key] = full_at
         return 0.0
+
+    def give_back(self, key: Hashable) -> None:
+        """Put back a token that was taken for nothing; for rates without keys of their own."""
+        if key in self._full_at:
+            self._full_at[key] -= 1 / self.rps
 
     def _sweep(self, now: float) -> None:
         self._sweep_at = now + MAX_IDLE_S

@@ -78,6 +78,14 @@ class Home:
             self.write("node-id", known, 0o644)
         return known
 
+    def visitor_key(self) -> bytes:
+        """Return the key that signs the cookies of visitors who gave a tunnel's password; it survives restarts."""
+        known = self.read("visitor-key")
+        if known is None:
+            known = secrets.token_hex(32)
+            self.write("visitor-key", known)
+        return known.encode()
+
     def make_provisioner_key(self) -> None:
         """Make the key pair that signs session tokens (RSA-2048, PKCS#8; the public half as SPKI)."""
         if self.read("provisioner.key") is not None:

@@ -6,6 +6,7 @@ import secrets
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -21,11 +22,14 @@ from moongate.audit.history import History, Leftover
 from moongate.audit.sealing import Sealer
 from moongate.config import Config, differences
 from moongate.edge.control import Control
+from moongate.edge.ingress.dialed import answer_dial
 from moongate.edge.ingress.edge import Edge
+from moongate.edge.ingress.gate import Gate
 from moongate.edge.ingress.http import HttpVisitor
 from moongate.edge.ingress.resend import resend
 from moongate.edge.ingress.tcp import RawVisitor, TcpPorts
-from moongate.edge.routes import Routes, Tunnel
+from moongate.edge.ingress.udp import UdpPorts
+from moongate.edge.routes import KINDS, Routes, Tunnel
 from moongate.errors import MoongateError
 from moongate.identity.tokens import Tokens
 from moongate.net.addresses import host_port
@@ -33,6 +37,7 @@ from moongate.net.certificates import Certificates
 from moongate.net.dialing import make_join
 from moongate.net.listening import Listener, Peer, RawFactory
 from moongate.net.memory import return_memory
+from moongate.node import certifying
 from moongate.node.home import Home
 from moongate.storage.database import Database, sqlite_url
 from moongate.tasks import TaskSet
@@ -154,8 +159,10 @@ class Node:
     async def _open_edge(self, config: Config) -> None:
         names = [config.domain, *config.node_names]
         pair = (config.tls_cert, config.tls_key) if config.tls_cert is not None else None
-        self._certificates = Certificates(config.home, config.domain, config.node_names, pair)
         self._routes = self._make_routes(config, names)
+        self._certificates = Certificates(
+            config.home, config.domain, config.node_names, pair, issuable=self._routes.is_public
+        )
         self._control = Control(
             routes=self._routes,
             tokens=self._tokens,
@@ -186,10 +193,20 @@ class Node:
             application=self._application,
             accept_link=self._control.accept,
             trusts=self._listener.trusts,
+            gate=Gate(self._home.visitor_key(), self._tasks),
         )
-        self._ports = TcpPorts(self._edge, config.listen_address[0])
+        host = config.listen_address[0]
+        self._ports: dict[str, TcpPorts | UdpPorts] = {
+            "tcp": TcpPorts(self._edge, host),
+            "udp": UdpPorts(self._edge, host),
+        }
         self._control.edge, self._control.ports = self._edge, self._ports
+        self._control.answer_dial = partial(answer_dial, self._edge)
         self._control.certificates = self._certificates
+        self._keeper = certifying.make_keeper(
+            config, self._certificates, self._edge.proofs, self._control.certificate_changed
+        )
+        self._control.keeper = self._keeper
         self._tokens.on_deleted.append(self._control.revoke)
         leftovers = await self._history.close_leftovers(config.lease_hold_s)
         now = asyncio.get_running_loop().time()
@@ -205,6 +222,9 @@ class Node:
         self._tasks.start("agents watch", self._control.watch())
         self._tasks.start("activity", self._control.tell_activity())
         self._tasks.start("certificates", self._certificates.watch())
+        for name in names if config.acme.own_name else ():
+            self._keeper.want(name)
+        self._tasks.start("certificates by ACME", self._keeper.run())
         self._tasks.start("memory", _return_memory())
 
     def _make_routes(self, config: Config, names: list[str]) -> Routes:
@@ -275,8 +295,8 @@ class Node:
         return self._app.protocol(peer)
 
     def _pass_through(self, server_name: str) -> RawFactory | None:
-        tunnel = self._routes.by_host(server_name)
-        if tunnel is None or tunnel.kind != "tls":
+        tunnel = self._routes.by_server_name(server_name)
+        if tunnel is None:
             return None
         found = tunnel
         return lambda peer, first: RawVisitor(self._edge, found, "TLS", peer, first)
@@ -286,8 +306,8 @@ class Node:
 
     def _public_url(self, kind: str, name: str, port: int | None) -> str:
         config = self.config
-        if kind == "tcp":
-            return f"tcp://{config.domain}:{port}"
+        if port is not None:
+            return f"{kind}://{config.domain}:{port}"
         listening = self.addresses[0][1] if self.addresses else config.listen_address[1]
         if kind == "tls":
             return f"tls://{name}:{listening}"
@@ -302,12 +322,13 @@ class Node:
     def _measure(self) -> None:
         routes, metrics = self._routes, self._metrics
         metrics.gauge("moongate_sessions", "Agents connected.", lambda: routes.session_count)
-        for kind in ("http", "tls", "tcp"):
+        for kind in KINDS:
             metrics.gauge(
                 f"moongate_tunnels_{kind}",
                 f"Open {kind} tunnels.",
                 lambda kind=kind: sum(tunnel.kind == kind for tunnel in routes.tunnels()),  # type: ignore[misc]
             )
+        certifying.measure(metrics, self._keeper)
         metrics.gauge("moongate_names_held", "Names kept for agents that are gone.", lambda: routes.held_count)
         metrics.gauge("moongate_visitors", "Visitors' connections.", lambda: len(self._edge.visitors))
         metrics.counter(
@@ -369,7 +390,8 @@ class Node:
     async def aclose(self) -> None:
         """Stop accepting, let what is under way finish for a bounded time, write everything, and close."""
         self._listener.stop_accepting()
-        self._ports.close_all()
+        for ports in self._ports.values():
+            ports.close_all()
         self._control.say_goodbye()
         draining = asyncio.create_task(self._drain(), name="drain")
         hurrying = asyncio.create_task(self._hurry.wait(), name="hurry")
@@ -382,6 +404,7 @@ class Node:
         self._control.close_links()
         await self._listener.aclose()
         await self._tasks.aclose()
+        await self._keeper.aclose()
         await self._close_storage()
         self._watchdog.stop()
         log.info("node stopped")

@@ -504,6 +504,12 @@ def client_ip(headers: Headers, peer_ip: str, is_trusted: Callable[[str], bool])
     return client
 
 
+def said_proto(headers: Headers) -> bytes:
+    """Return the scheme by which a visitor came to the first proxy, as the proxies say; empty if they do not."""
+    said = next((value for name, value in headers if name.lower() == b"x-forwarded-proto"), b"")
+    return said.partition(b",")[0].strip().lower()
+
+
 def gather(headers: Headers) -> Found:
     """Return what the fields that concern a gateway say, by kind.
 

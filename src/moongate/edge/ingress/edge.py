@@ -12,18 +12,24 @@ from moongate.audit.connections import ConnectionRecord, Connections, Connection
 from moongate.audit.events import Events
 from moongate.audit.ids import Ids
 from moongate.config import Config
+from moongate.edge.ingress import rules
+from moongate.edge.ingress.gate import Gate
 from moongate.edge.limits import ConnectionLimits, RateLimits, address_key, stricter
 from moongate.edge.routes import Routes, Tunnel
 from moongate.net.listening import Peer
 from moongate.telemetry import Metrics
-from moongate.wire.http1 import Headers, client_ip
+from moongate.wire.http1 import Headers, client_ip, said_proto
 
 if TYPE_CHECKING:
     from moongate.edge.control import AgentSession
+    from moongate.edge.ingress.exchange import Exchange
     from moongate.edge.ingress.http import HttpVisitor
     from moongate.edge.ingress.tcp import RawVisitor
+    from moongate.edge.ingress.udp import UdpVisitor
 
 CHECK_INTERVAL_S = 1.0
+# Where a certificate authority looks whether a name is ours (RFC 8555 §8.3).
+PROOF_PATH = b"/.well-known/acme-challenge/"
 # Requests taken in one turn of the loop. What they became is written at its end: with many more, the agent would idle
 # while we take them, and we while it answers them.
 TURN_REQUESTS = 16
@@ -45,6 +51,7 @@ class Edge:
         application: Callable[[Peer], asyncio.Protocol],
         accept_link: Callable[[asyncio.Transport, Peer, bytes], None],
         trusts: Callable[[str], bool],
+        gate: Gate,
     ) -> None:
         self.routes = routes
         self.captures = captures
@@ -54,13 +61,15 @@ class Edge:
         self.application_hosts = application_hosts
         self.application = application
         self.accept_link = accept_link
+        self.gate = gate
         self.loop = asyncio.get_running_loop()
         # The loop's own clock stands still during a turn and counts whole milliseconds.
         self.now = time.monotonic
         self.wall = time.time
         self.ids = Ids()
-        self.visitors: set[HttpVisitor | RawVisitor] = set()
+        self.visitors: set[HttpVisitor | RawVisitor | UdpVisitor] = set()
         self.draining = False
+        self.proofs: dict[str, bytes] = {}  # what a certificate authority finds under PROOF_PATH, by token
         self.postponed: deque[tuple[HttpVisitor, bytes]] = deque()
         self._taken = 0
         self._trusts = trusts
@@ -114,6 +123,37 @@ class Edge:
         """Whether TLS was made for one public name and the request is for another (RFC 9110 §7.4)."""
         name = peer.server_name
         return name is not None and name.rstrip(".") != host and name not in self.application_hosts
+
+    def proof_at(self, target: bytes) -> bytes | None:
+        """Return what a certificate authority shall find here, if it was told to look."""
+        if not target.startswith(PROOF_PATH):
+            return None
+        return self.proofs.get(target.removeprefix(PROOF_PATH).decode("latin-1"))
+
+    def is_plain_only(self, host: str) -> bool:
+        """Whether the publisher of this name serves it over HTTP and nothing else."""
+        tunnel = self.routes.by_host(host)
+        return tunnel is not None and tunnel.options.secure is False
+
+    def judge(self, tunnel: Tunnel, exchange: "Exchange", peer: Peer) -> rules.Verdict:
+        """Return what the rules of a tunnel make of a request."""
+        return rules.judge(
+            tunnel.options,
+            self._ruled(exchange, peer),
+            https_port=self.https_port,
+            now=self.wall(),
+            key=self.gate.key,
+            is_known=self.gate.knows,
+        )
+
+    def judge_form(self, tunnel: Tunnel, exchange: "Exchange", peer: Peer, body: bytes) -> rules.Verdict:
+        """Return what comes of a password form that is here as a whole."""
+        request = self._ruled(exchange, peer)
+        return rules.judge_form(tunnel.options, request, body, now=self.wall(), key=self.gate.key)
+
+    def _ruled(self, exchange: "Exchange", peer: Peer) -> rules.Request:
+        by_tls = peer.tls or (self.is_trusted(peer) and said_proto(exchange.headers) == b"https")
+        return rules.Request(exchange.method, exchange.facts, exchange.headers, peer.tls, by_tls)
 
     def is_trusted(self, peer: Peer) -> bool:
         # Whom a PROXY header named is a visitor like any other, however trusted the proxy.

@@ -6,14 +6,16 @@ Upstream cuts the channel's bytes into answers, which go straight into the visit
 
 import asyncio
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 from httptools import HttpResponseParser
 
 from moongate.audit.ids import id_text
+from moongate.edge.ingress import rules
 from moongate.edge.ingress.exchange import Body, Exchange
-from moongate.edge.ingress.pages import BROKEN_ANSWER, error_answer, failure_of
+from moongate.edge.ingress.pages import BROKEN_ANSWER, error_answer, failure_of, proof_answer
 from moongate.edge.ingress.requests import RequestReader
 from moongate.edge.ingress.upstream import Upstream
 from moongate.edge.routes import DEFAULT_OPTIONS
@@ -40,6 +42,7 @@ _PIPELINE: Final = 1
 _UPSTREAM: Final = 2
 _SWITCHING: Final = 4
 _TURN: Final = 8
+_CHECKING: Final = 16
 
 _READING, _SWITCHED, _CLOSING = range(3)
 
@@ -59,6 +62,7 @@ class HttpVisitor(asyncio.Protocol):
         "_fields",
         "_fields_of",
         "_first",
+        "_form",
         "_head_since",
         "_last_answer",
         "_last_said",
@@ -104,6 +108,7 @@ class HttpVisitor(asyncio.Protocol):
         self._fields = b""  # what was written to the upstream of these fields
         self._fields_of: http1.Headers | None = None
         self._active: Exchange | None = None  # the one that is being answered
+        self._form: Exchange | None = None  # a password form that is still being received
         self._queue: deque[Exchange] | None = None
         self._tunnel: Tunnel | None = None
         self._session: AgentSession | None = None
@@ -212,7 +217,7 @@ class HttpVisitor(asyncio.Protocol):
             else:
                 channel.close()
         self._leave_tunnel("visitor closed" if exc is None else "visitor reset")
-        self._active = self._last_answer = None
+        self._active = self._form = self._last_answer = None
         self._queue = None
         self._requests.end()
 
@@ -240,6 +245,8 @@ class HttpVisitor(asyncio.Protocol):
             self.refuse(413, "http.too_large", f"the request body is larger than {limit} bytes")
         elif exchange.waiting is not None:
             exchange.waiting.append(framed)
+            if exchange is self._form and self._tunnel is not None:
+                self._form_grew(exchange, self._tunnel)
         elif self._channel is not None and exchange is self._active:
             self._channel.write(framed)
 
@@ -250,12 +257,14 @@ class HttpVisitor(asyncio.Protocol):
         edge = self._edge
         host = exchange.facts.host
         found = self._tunnel
-        if found is not None and found.name == host and found.session is self._session and found.session is not None:
+        if edge.proofs and (proof := edge.proof_at(exchange.facts.target)) is not None:
+            self._answer_proof(exchange, proof)
+        elif found is not None and found.name == host and found.session is self._session and found.session is not None:
             self._active = exchange
             self._forward(exchange, found)
         elif self.peer.tls and edge.is_misdirected(self.peer, host):
             self._answer_here(exchange, 421, "http.misdirected", "the tls server name and the host field differ")
-        elif edge.must_redirect(self.peer):
+        elif edge.must_redirect(self.peer) and not edge.is_plain_only(host):
             self._redirect(exchange)
         elif host in edge.application_hosts:
             if self._first is not None:
@@ -302,10 +311,13 @@ class HttpVisitor(asyncio.Protocol):
     def _forward(self, exchange: Exchange, found: "Tunnel") -> None:
         edge = self._edge
         found.request_count += 1
-        if (edge.limits_requests or found.options is not DEFAULT_OPTIONS) and not self._is_within_limits(
-            exchange, found
+        if (edge.limits_requests or found.options is not DEFAULT_OPTIONS) and not (
+            self._is_within_limits(exchange, found) and self._is_let_in(exchange, found)
         ):
             return
+        self._pass(exchange, found)
+
+    def _pass(self, exchange: Exchange, found: "Tunnel") -> None:
         if self.record is not None:
             self.record.requests += 1
         self._send_head(exchange, found)
@@ -323,6 +335,55 @@ class HttpVisitor(asyncio.Protocol):
             self._answer_here(exchange, 413, "http.too_large", f"the request body is larger than {limit} bytes")
             return False
         return True
+
+    # -- the rules of a tunnel
+
+    def _is_let_in(self, exchange: Exchange, found: "Tunnel") -> bool:
+        # What is sent again was let in when it first came, and the administrator asks for it now.
+        if found.options is DEFAULT_OPTIONS or self.on_capture is not None:
+            return True
+        verdict = self._edge.judge(found, exchange, self.peer)
+        if verdict is None:
+            return True
+        self._obey(verdict, exchange, found)
+        return False
+
+    def _obey(self, verdict: rules.Answer | rules.Check | rules.WantsForm, exchange: Exchange, found: "Tunnel") -> None:
+        if isinstance(verdict, rules.Answer):
+            self._answer_here(exchange, **verdict.told())
+            return
+        if exchange.waiting is None:
+            exchange.waiting = []
+        if isinstance(verdict, rules.WantsForm):
+            self._form = exchange
+            self._form_grew(exchange, found)
+        else:
+            self._reading.hold(_CHECKING)
+            client = self._edge.client_of(self.peer, exchange.headers)
+            done = partial(self._checked, exchange, found)
+            self._edge.gate.check(found.name, client.address, verdict, done)
+
+    def _form_grew(self, exchange: Exchange, found: "Tunnel") -> None:
+        if exchange.request is None or exchange.request.size < (exchange.facts.content_length or 0):
+            return
+        self._form = None
+        verdict = self._edge.judge_form(found, exchange, self.peer, b"".join(exchange.waiting or ()))
+        if verdict is not None:
+            self._obey(verdict, exchange, found)
+
+    def _checked(self, exchange: Exchange, found: "Tunnel", answer: rules.Answer | None) -> None:
+        """Go on with a request whose password was looked at meanwhile, if it still waits for that."""
+        self._reading.release(_CHECKING)
+        if self._active is not exchange or exchange.status:
+            return
+        if answer is not None:
+            self._answer_here(exchange, **answer.told())
+        elif found is not self._tunnel or found.session is None or found.session is not self._session:
+            self._begin(exchange)  # the name has changed hands
+        elif self._is_let_in(exchange, found):
+            self._pass(exchange, found)
+
+    # -- to the upstream
 
     def _send_head(self, exchange: Exchange, found: "Tunnel") -> None:
         channel = self._channel
@@ -344,7 +405,7 @@ class HttpVisitor(asyncio.Protocol):
     def _upstream_fields(self, exchange: Exchange, found: "Tunnel") -> bytes:
         return http1.upstream_fields(
             exchange.facts,
-            exchange.headers,
+            rules.without_credentials(found.options, exchange.headers),
             peer_ip=self.peer.address,
             proto="https" if self.peer.tls else "http",
             host_header=found.options.host_header.encode() or None,
@@ -366,6 +427,19 @@ class HttpVisitor(asyncio.Protocol):
         exchange.status = status
         self._edge.metrics.answered_here(status)
         self._write_error(exchange, status, code, message, close=close, **more)
+        self._was_answered_here(exchange, close=close)
+
+    def _answer_proof(self, exchange: Exchange, proof: bytes) -> None:
+        """Show a certificate authority what it was told to look for, whatever the rules of the name are."""
+        self._first = None  # what follows on this connection is not the application's
+        close = exchange.facts.close or self._close_after or not exchange.body_is_through
+        exchange.status = 200
+        self._edge.metrics.answered_here(200)
+        self.flush()  # the answer before this one, if it is of the same turn
+        self._write(proof_answer(proof, head_only=exchange.method == b"HEAD", close=close))
+        self._was_answered_here(exchange, close=close)
+
+    def _was_answered_here(self, exchange: Exchange, *, close: bool) -> None:
         if exchange is self._active:
             self._active = None
         if self._requests.incoming is exchange:
@@ -426,7 +500,7 @@ class HttpVisitor(asyncio.Protocol):
         transport = self._transport
         if transport is None or transport.is_closing():
             return
-        self._reading.release(_PIPELINE | _UPSTREAM | _SWITCHING | _TURN)
+        self._reading.release(_PIPELINE | _UPSTREAM | _SWITCHING | _TURN | _CHECKING)
         if transport.can_write_eof():
             transport.write_eof()
             self._edge.loop.call_later(LINGER_S, transport.abort)

@@ -1,18 +1,27 @@
 """The edge's own answers: HTML for people, JSON for programs, always with a request id."""
 
 import json
+from collections.abc import Sequence
 from html import escape
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from moongate.wire import tunnel as wire
 
+if TYPE_CHECKING:
+    from moongate.edge.ingress.password_page import PasswordForm
+
 _REASONS: Final = {
+    302: "Found",
+    303: "See Other",
     308: "Permanent Redirect",
     400: "Bad Request",
+    401: "Unauthorized",
     404: "Not Found",
     405: "Method Not Allowed",
     408: "Request Timeout",
+    411: "Length Required",
     413: "Content Too Large",
+    415: "Unsupported Media Type",
     421: "Misdirected Request",
     429: "Too Many Requests",
     431: "Request Header Fields Too Large",
@@ -34,6 +43,7 @@ _FAILURES: Final[dict[int, tuple[int, str, str]]] = {
     wire.LIMIT: (429, "limit.exceeded", "too many connections to this name"),
 }
 _CLOSED_EARLY: Final = (502, "upstream.closed", "the service behind this name closed the connection without an answer")
+_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
 BROKEN_ANSWER: Final = (502, "upstream.invalid", "the service behind this name did not answer in HTTP/1.1")
 
 _PAGE: Final = """<!doctype html>
@@ -76,13 +86,18 @@ def error_answer(
     close: bool = False,
     retry_after_s: int | None = None,
     location: str | None = None,
+    fields: Sequence[str] = (),
+    form: "PasswordForm | None" = None,
 ) -> bytes:
-    """Return a whole HTTP/1.1 answer."""
+    """Return a whole HTTP/1.1 answer; a form stands in for the page that people get."""
     if wants_json(accept):
         kind = "application/json"
         body = json.dumps(
             {"error": message, "code": code, "status": status, "hint": hint, "request_id": request_id}
         ).encode()
+    elif form is not None:
+        kind = "text/html; charset=utf-8"
+        body = form.html(request_id).encode()
     else:
         kind = "text/html; charset=utf-8"
         body = _PAGE.format(
@@ -98,13 +113,27 @@ def error_answer(
         f"Content-Length: {len(body)}",
         "Cache-Control: no-store",
         "X-Content-Type-Options: nosniff",
-        "Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'",
+        f"Content-Security-Policy: {_POLICY if form is None else form.policy}",
         f"X-Request-Id: {request_id}",
     ]
     if retry_after_s is not None:
         lines.append(f"Retry-After: {retry_after_s}")
     if location is not None:
         lines.append(f"Location: {location}")
+    lines += fields
     lines.append("Connection: close" if close else "Connection: keep-alive")
     head = ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1", "replace")
     return head if head_only else head + body
+
+
+def proof_answer(proof: bytes, *, head_only: bool = False, close: bool = False) -> bytes:
+    """Return the answer to a certificate authority that looks whether a name is ours (RFC 8555 §8.3)."""
+    lines = (
+        b"HTTP/1.1 200 OK",
+        b"Content-Type: application/octet-stream",
+        b"Content-Length: %d" % len(proof),
+        b"Cache-Control: no-store",
+        b"Connection: close" if close else b"Connection: keep-alive",
+    )
+    head = b"\r\n".join(lines) + b"\r\n\r\n"
+    return head if head_only else head + proof

@@ -4,15 +4,18 @@ A request that was understood is answered 200 whatever became of it, as programs
 statuses are for requests that could not be read, and for strangers.
 """
 
-from typing import Any, cast
+from typing import cast
 
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import Match
+from starlette.types import Scope
 
 from moongate.api.answers import Answer
 from moongate.errors import MoongateError
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
 class Unusable(MoongateError):
@@ -50,10 +53,10 @@ async def _http(request: Request, exc: Exception) -> Response:
     return failure(refused.status_code, str(refused.detail), dict(refused.headers) if refused.headers else None)
 
 
-def allowed(app: FastAPI, scope: Any) -> list[str]:
+def allowed(app: FastAPI, scope: Scope) -> list[str]:
     """List the methods of every route at this path; the framework names those of the first one only."""
-    methods: list[str] = []
-    for route in app.router.routes:
-        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
-            methods += sorted(route.methods or ())
-    return list(dict.fromkeys(methods))
+    return [
+        method
+        for method in METHODS
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in app.router.routes)
+    ]

@@ -59,6 +59,9 @@ class Port(Open):
     destination: str = Field("", examples=["127.0.0.1"])
     dstPort: int = Field(0, ge=0, le=PORT_MAX, examples=[2200])  # noqa: N815
     firewall: list[FwRule] = []
+    transport: Literal["tcp", "udp"] = "tcp"
+    proxyProtocol: Literal["", "v1", "v2"] = Field("", description="Tell the upstream who comes")  # noqa: N815
+    label: str = ""
 
 
 class PortMap(Open):
@@ -69,6 +72,8 @@ class PortMap(Open):
     destination: str = Field("", description="A public host; empty for a port that a tunnel has on the node")
     transport: Literal["tcp", "udp"] = "tcp"
     label: str = ""
+    listenPort: int | None = Field(None, ge=1, le=PORT_MAX, description="The same as `port`")  # noqa: N815
+    http: bool = Field(False, description="Says that HTTP is spoken there")
 
 
 class Envelope(Open):

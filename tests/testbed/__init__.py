@@ -32,6 +32,8 @@ PEERS = {
     "ip": Peer("iproute2", ("ip",)),
     "nginx": Peer("nginx", ("nginx",)),
     "openssl": Peer("openssl", ("openssl",)),
+    "pebble": Peer("pebble", ("pebble",)),
+    "pebble-challtestsrv": Peer("pebble", ("pebble-challtestsrv",)),
     "postgres": Peer("postgresql", ("postgres", "/usr/lib/postgresql/*/bin/postgres")),
     "ps": Peer("procps", ("ps",)),
     "psql": Peer("postgresql", ("psql",)),
@@ -39,6 +41,8 @@ PEERS = {
     "ssh": Peer("openssh-client", ("ssh",)),
     "ssh-keygen": Peer("openssh-client", ("ssh-keygen",)),
     "sshd": Peer("openssh-server", ("sshd",)),
+    "systemctl": Peer("systemd", ("systemctl",)),
+    "systemd-analyze": Peer("systemd", ("systemd-analyze",)),
 }
 # Servers live where an ordinary user's PATH does not look.
 SEARCH_PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])

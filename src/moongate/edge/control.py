@@ -7,7 +7,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
@@ -25,6 +25,7 @@ from moongate.errors import (
     VersionUnsupported,
 )
 from moongate.identity.tokens import Identity, Tokens
+from moongate.net.acme.keeping import CertificateStatus
 from moongate.net.listening import Peer
 from moongate.relay.channels import Channel, Mux
 from moongate.relay.links import Link
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from moongate.edge.ingress.exchange import Exchange
     from moongate.edge.ingress.tcp import TcpPorts
     from moongate.edge.ingress.udp import UdpPorts
+    from moongate.net.acme.keeping import CertificateKeeper, NoAuthority
     from moongate.net.certificates import Certificates
 
 log = structlog.get_logger(__name__)
@@ -52,8 +54,6 @@ ACTIVITY_S: Final = 0.5
 ACTIVITY_REQUESTS: Final = 20
 GREETINGS_AT_A_TIME: Final = 4096
 UPSTREAM_MAX: Final = 255  # characters of what is shown to people
-
-CertificateState = Literal["none", "pending", "ready", "failed"]
 
 _SWITCHING: Final = (
     b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + wire.UPGRADE_TOKEN + b"\r\n\r\n"
@@ -242,6 +242,7 @@ class Control:
         self.ports: dict[str, TcpPorts | UdpPorts]  # by the kind of tunnel that has one
         self.answer_dial: Callable[[Channel, int, str, Peer], None]
         self.certificates: Certificates
+        self.keeper: CertificateKeeper | NoAuthority
         self._tokens = tokens
         self._history = history
         self._captures = captures
@@ -420,6 +421,7 @@ class Control:
                 "public_url": tunnel.public_url,
             }
         )
+        self._care_for_certificate(tunnel)
         self._events.publish("tunnel.opened", lambda: _tunnel_event(tunnel))
         log.info("tunnel opened", tunnel=tunnel.id, name=tunnel.name, kind=tunnel.kind, session=session.id)
 
@@ -456,6 +458,7 @@ class Control:
             self._refuse(session, request, error)
             return
         session.send({"type": "updated", "request": request, "tunnel": tunnel.number})
+        self._care_for_certificate(tunnel)
         log.info("tunnel updated", tunnel=tunnel.id, name=tunnel.name, session=session.id)
 
     def certificate(self, session: AgentSession, message: Message) -> None:
@@ -473,7 +476,10 @@ class Control:
             self._refuse(session, request, error)
             return
         session.send({"type": "updated", "request": request, "tunnel": tunnel.number})
-        self.tell_certificate_state(tunnel, "none" if not_after is None else "ready", not_after=not_after)
+        if not_after is not None:
+            self.tell_certificate_state(tunnel, CertificateStatus("ready", not_after=not_after))
+        elif not self._care_for_certificate(tunnel):
+            self.tell_certificate_state(tunnel, CertificateStatus("none"))
 
     def _take_certificate(self, tunnel: Tunnel, chain: str, key: str) -> float | None:
         if not chain and not key:
@@ -481,14 +487,30 @@ class Control:
             return None
         return self.certificates.set_pair(tunnel.name, chain.encode(), key.encode())
 
-    def tell_certificate_state(
-        self, tunnel: Tunnel, state: CertificateState, message: str = "", not_after: float | None = None
-    ) -> None:
-        """Tell a tunnel's agent how it is with the certificate of its name; `not_after` in seconds since 1970."""
+    def _care_for_certificate(self, tunnel: Tunnel) -> bool:
+        """Get a certificate for a tunnel that wants one, or care for its name no more; whether its agent was told."""
+        if tunnel.kind != "http":
+            return False
+        if tunnel.options.acme:
+            self.tell_certificate_state(tunnel, self.keeper.want(tunnel.name))
+            return True
+        was_wanted = self.keeper.unwant(tunnel.name)
+        if was_wanted:
+            self.tell_certificate_state(tunnel, CertificateStatus("none"))
+        return was_wanted
+
+    def certificate_changed(self, name: str, status: CertificateStatus) -> None:
+        """Tell the agent of a name that wants a certificate how it is with that now."""
+        tunnel = self.routes.by_host(name)
+        if tunnel is not None and tunnel.options.acme:
+            self.tell_certificate_state(tunnel, status)
+
+    def tell_certificate_state(self, tunnel: Tunnel, status: CertificateStatus) -> None:
+        """Tell a tunnel's agent how it is with the certificate of its name."""
         session = tunnel.session
         if isinstance(session, AgentSession):
-            facts = {"tunnel": tunnel.number, "state": state, "message": message, "not_after": not_after}
-            session.send({"type": "certificate_state", **facts})
+            facts = {"state": status.state, "message": status.message, "not_after": status.not_after}
+            session.send({"type": "certificate_state", "tunnel": tunnel.number, **facts})
 
     async def close_tunnel(self, tunnel_id: str, reason: str) -> bool:
         """Take a tunnel from its agent; the agent is told and keeps its other tunnels."""
@@ -519,6 +541,7 @@ class Control:
         self._close_port(tunnel)
         if tunnel.kind == "http":
             self.certificates.drop_pair(tunnel.name)
+            self.keeper.unwant(tunnel.name)
         self._tasks.start("history", self._history.closed(tunnel.id))
         self._captures.forget(tunnel.id)
         self._events.publish("tunnel.closed", lambda: {**_tunnel_event(tunnel), "reason": reason})

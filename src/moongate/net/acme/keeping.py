@@ -72,6 +72,32 @@ class _Entry:
     busy: bool = False
 
 
+class NoAuthority:
+    """Stands where no directory is set: whoever wants a certificate is told so."""
+
+    orders = 0
+    failures = 0
+
+    def __init__(self) -> None:
+        self._wanted: dict[str, CertificateStatus] = {}
+
+    def want(self, name: str) -> CertificateStatus:
+        reason = "this node has no certificate authority; its administrator can set acme.directory"
+        return self._wanted.setdefault(name, CertificateStatus("failed", reason))
+
+    def unwant(self, name: str) -> bool:
+        return self._wanted.pop(name, None) is not None
+
+    def statuses(self) -> dict[str, CertificateStatus]:
+        return dict(self._wanted)
+
+    async def run(self) -> None:
+        """There is nothing to do."""
+
+    async def aclose(self) -> None:
+        """There is nothing to stop."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Failure:
     """How often in a row a name got no certificate, why the last time, and when to try again (epoch)."""
@@ -90,18 +116,18 @@ class CertificateKeeper:
         store: AcmeStore,
         authority: Authority,
         certificates: Certificates,
-        answers: dict[str, bytes],
+        proofs: dict[str, bytes],
         kinds: Iterable[Kind],
         on_change: Callable[[str, CertificateStatus], None],
         now: Callable[[], float] = time.time,
     ) -> None:
-        """`answers` is what the edge answers under /.well-known/acme-challenge/, by token."""
+        """`proofs` is what the edge answers under /.well-known/acme-challenge/, by token."""
         self.orders = 0
         self.failures = 0
         self._store = store
         self._authority = authority
         self._certificates = certificates
-        self._answers = answers
+        self._proofs = proofs
         self._kinds = list(kinds)
         self._on_change = on_change
         self._now = now
@@ -120,24 +146,21 @@ class CertificateKeeper:
             self._work.set()
         return entry.status
 
-    def unwant(self, name: str) -> None:
-        """Care for this name no more; the file of its certificate stays for the case that it comes back."""
-        if self._entries.pop(name, None) is not None:
-            self._certificates.drop_pair(name, source="acme")
+    def unwant(self, name: str) -> bool:
+        """Care for this name no more, and say whether we did; its file stays for the case that it comes back."""
+        if self._entries.pop(name, None) is None:
+            return False
+        self._certificates.drop_pair(name, source="acme")
+        return True
 
     def status(self, name: str) -> CertificateStatus:
         """How it is with the certificate of a name."""
         entry = self._entries.get(name)
         return entry.status if entry is not None else CertificateStatus("none")
 
-    def count(self, state: State) -> int:
-        """Return how many names are in this state."""
-        return sum(entry.status.state == state for entry in self._entries.values())
-
-    @property
-    def first_end(self) -> float | None:
-        """When the certificate ends that ends first, in seconds since 1970."""
-        return min((at for entry in self._entries.values() if (at := entry.status.not_after) is not None), default=None)
+    def statuses(self) -> dict[str, CertificateStatus]:
+        """Return how it is with every name that wants a certificate."""
+        return {entry.name: entry.status for entry in self._entries.values()}
 
     async def run(self) -> None:
         """Do what is due, until cancelled."""
@@ -281,14 +304,14 @@ class CertificateKeeper:
     async def _shown(self, proof: Proof) -> AsyncIterator[None]:
         """Show a proof to whoever asks for it, as long as it is awaited."""
         if proof.kind == "http-01":
-            self._answers[proof.token] = proof.key_authorization.encode()
+            self._proofs[proof.token] = proof.key_authorization.encode()
         else:
             self._certificates.show_proof(proof.name, self._proof_context(proof))
         try:
             yield
         finally:
             if proof.kind == "http-01":
-                self._answers.pop(proof.token, None)
+                self._proofs.pop(proof.token, None)
             else:
                 self._certificates.hide_proof(proof.name)
 

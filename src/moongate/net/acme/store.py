@@ -76,7 +76,8 @@ class AcmeStore:
         host = re.sub(r"[^a-z0-9.-]", "-", (urlsplit(directory).hostname or "").lower())
         self.folder = home / "acme" / f"{host}-{digest}"
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(f"cannot make {self.folder}: {(error.strerror or str(error)).lower()}") from None
 

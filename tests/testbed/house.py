@@ -14,10 +14,10 @@ from moongate.agent.routes import Route, Upstream
 from moongate.agent.service import Agent, ExitReason
 from moongate.config import Config, load_config
 from moongate.net.dialing import NodeAddress
-from moongate.node import Node, static_sites
+from moongate.node import Node
 from testbed import free_port, until_async
 
-__all__ = ["House", "RunningAgent", "Visitor", "http_route", "open_house", "serving", "tcp_route"]
+__all__ = ["House", "RunningAgent", "Visitor", "http_route", "open_house", "serving", "tcp_route", "udp_route"]
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -28,6 +28,10 @@ def http_route(port: int, name: str, **options: Any) -> Route:
 
 def tcp_route(upstream_port: int, **more: Any) -> Route:
     return Route("tcp", Upstream("tcp", "127.0.0.1", upstream_port), **more)
+
+
+def udp_route(upstream_port: int, host: str = "127.0.0.1", **more: Any) -> Route:
+    return Route("udp", Upstream("udp", host, upstream_port), **more)
 
 
 @dataclass
@@ -92,7 +96,6 @@ class House:
             list(routes),
             on_event=events.append,
             token=token,
-            sites=static_sites(),
             **more,
         )
         running = RunningAgent(agent, events, asyncio.create_task(agent.run()))

@@ -5,11 +5,11 @@ import ssl
 import time
 from collections.abc import Callable
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from moongate.agent.datagrams import UpstreamSocket
-from moongate.agent.routes import Route
+from moongate.agent.routes import NOTHING, Route
+from moongate.agent.sites import Folder, Site, Sites
 from moongate.errors import ReachError, UpstreamRefused, UpstreamTimeout, UpstreamUnresolved
 from moongate.net.dialing import dial_tcp, dial_udp
 from moongate.relay.channels import Channel
@@ -27,8 +27,8 @@ _CODES: Final[tuple[tuple[type[ReachError], int], ...]] = (
     (UpstreamRefused, wire.UPSTREAM_REFUSED),
 )
 
-SiteMaker = Callable[[Path], asyncio.Protocol]
-"""Makes the protocol that serves a directory over HTTP/1.1 to one visitor."""
+P = TypeVar("P", bound=Half)
+SiteMaker = Sites
 
 
 def _nothing() -> None:
@@ -74,7 +74,7 @@ class ChannelEnd(Half):
 class UpstreamDialer:
     """Reaches one route's upstream, again and again, and remembers how that went."""
 
-    def __init__(self, route: Route, sites: SiteMaker | None) -> None:
+    def __init__(self, route: Route, sites: Sites | None) -> None:
         self.route = route
         self.open = 0  # channels now
         self.bytes_in = 0
@@ -82,7 +82,8 @@ class UpstreamDialer:
         self.proven_at: float | None = None
         self.round_trip_s: float | None = None
         self.failure = ""
-        self._sites = sites
+        self._sites = sites or Sites()
+        self._folder = self._sites.folder(directory) if (directory := route.upstream.directory) is not None else None
         self._tls = _tls_of(route)
         # The address that answered last; the name is resolved again when it does not.
         self._known: str | None = None
@@ -94,38 +95,72 @@ class UpstreamDialer:
         if self.route.upstream.scheme == "udp":
             _DatagramVisit(self, channel, on_failure)
             return
-        if self.route.upstream.directory is not None and self._sites is not None:
-            self._serve_site(channel, self._sites(self.route.upstream.directory))
+        if self.route.upstream.scheme == NOTHING:
+            self._refuse(channel)
+            return
+        if self._folder is not None or self.route.upstream.base:
+            self._serve_site(channel, self._folder, on_failure)
             return
         end = ChannelEnd(lambda: self._ended(channel, end))
         channel.set_protocol(end)
         end.connection_made(channel)
         self._dials[channel] = asyncio.get_running_loop().create_task(self._connect(channel, end, on_failure))
 
-    def _serve_site(self, channel: Channel, protocol: asyncio.Protocol) -> None:
-        site = _Counted(protocol, self)
+    def _refuse(self, channel: Channel) -> None:
+        self.open -= 1
+        channel.reset(wire.UPSTREAM_REFUSED, "nothing is published here yet")
+
+    def _serve_site(self, channel: Channel, folder: Folder | None, on_failure: Callable[[str], None]) -> None:
+        async def reach(channel: Channel, make: Callable[[], Half]) -> Half | None:
+            return await self._reach(channel, make, on_failure)
+
+        behind = reach if self._has_service else None
+        site = Site(self._sites, folder, behind, self._site_ended, base=self.route.upstream.base.encode("utf-8"))
         channel.set_protocol(site)
         site.connection_made(channel)
-        self.prove(0.0)
+        if behind is None:
+            self.prove(0.0)
+
+    @property
+    def _has_service(self) -> bool:
+        """Whether there is anything to dial."""
+        return bool(self.route.upstream.port)
+
+    def _site_ended(self, site: Site) -> None:
+        self.open -= 1
+        self.bytes_in += site.bytes_received
+        self.bytes_out += site.bytes_sent
 
     async def _connect(self, channel: Channel, end: ChannelEnd, on_failure: Callable[[str], None]) -> None:
         try:
-            transport, upstream = await self._dial()
+            upstream = await self._reach(channel, Half, on_failure, greet=False)
+        finally:
+            self._dials.pop(channel, None)
+        if upstream is None:
+            return
+        if end.lost:
+            upstream.transport.abort()
+            return
+        end.attach(upstream, self._greeting(channel, upstream.transport))
+
+    async def _reach(
+        self, channel: Channel, make: Callable[[], P], on_failure: Callable[[str], None], *, greet: bool = True
+    ) -> P | None:
+        """Connect a channel's upstream; None, and the channel is reset, if that fails."""
+        try:
+            transport, upstream = await self._dial(make)
         except ReachError as error:
             self.failure = error.message
             code = next((code for kind, code in _CODES if isinstance(error, kind)), wire.UPSTREAM_REFUSED)
             channel.reset(code, error.message)
             on_failure(error.message)
-            return
-        finally:
-            self._dials.pop(channel, None)
-        if end.lost:
-            transport.abort()
-            return
+            return None
         collect_writes(transport)
-        end.attach(upstream, self._greeting(channel, transport))
+        if greet and (greeting := self._greeting(channel, transport)):
+            transport.write(greeting)
+        return upstream
 
-    async def _dial(self) -> tuple[asyncio.Transport, Half]:
+    async def _dial(self, make: Callable[[], P]) -> tuple[asyncio.Transport, P]:
         began = time.monotonic()
         upstream = self.route.upstream
         if self._known is not None:
@@ -133,7 +168,7 @@ class UpstreamDialer:
                 made = await dial_tcp(
                     self._known,
                     upstream.port,
-                    Half,
+                    make,
                     timeout_s=DIAL_TIMEOUT_S,
                     tls=self._tls,
                     server_hostname=upstream.host,
@@ -143,7 +178,7 @@ class UpstreamDialer:
             else:
                 self.prove(time.monotonic() - began)
                 return made
-        made = await dial_tcp(upstream.host, upstream.port, Half, timeout_s=DIAL_TIMEOUT_S, tls=self._tls)
+        made = await dial_tcp(upstream.host, upstream.port, make, timeout_s=DIAL_TIMEOUT_S, tls=self._tls)
         peer = made[0].get_extra_info("peername")
         self._known = peer[0] if peer else None
         self.prove(time.monotonic() - began)
@@ -167,11 +202,11 @@ class UpstreamDialer:
         if self.route.upstream.scheme == "udp":
             await self._probe_udp()
             return
-        if self.route.upstream.directory is not None:
+        if not self._has_service:
             self.prove(0.0)
             return
         try:
-            transport, _ = await self._dial()
+            transport, _ = await self._dial(Half)
         except ReachError as error:
             self.failure = error.message
         else:
@@ -245,28 +280,11 @@ class _DatagramVisit:
         self._upstream.close()
 
 
-class _Counted(asyncio.Protocol):
-    """Passes everything on to a site's protocol, and notices the end."""
-
-    def __init__(self, site: asyncio.Protocol, dialer: UpstreamDialer) -> None:
-        self._dialer = dialer
-        self._site = site
-        self.connection_made = site.connection_made  # type: ignore[method-assign]
-        self.data_received = site.data_received  # type: ignore[method-assign]
-        self.eof_received = site.eof_received  # type: ignore[method-assign]
-        self.pause_writing = site.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = site.resume_writing  # type: ignore[method-assign]
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._dialer.open -= 1
-        self._site.connection_lost(exc)
-
-
 def _tls_of(route: Route) -> ssl.SSLContext | None:
     if route.upstream.scheme != "https":
         return None
     context = ssl.create_default_context()
-    if _is_loopback(route.upstream.host):
+    if route.upstream.insecure or _is_loopback(route.upstream.host):
         # On this very machine a certificate proves nothing that the kernel does not.
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -11,11 +11,11 @@ from pathlib import Path
 from moongate.agent import reports
 from moongate.agent.routes import Route, Upstream
 from moongate.agent.service import Agent
-from moongate.agent.upstreams import SiteMaker
+from moongate.agent.sites import Sites
 from moongate.cli.loops import run_in_loop, stop_requested
 from moongate.cli.outcome import Exit, exit_for_code
 from moongate.cli.output import JsonLines, Lines, Output, Panel, Ready
-from moongate.cli.places import node_address
+from moongate.cli.places import home, node_address
 from moongate.cli.tunnels import Wanted
 from moongate.cli.upstreams import Local
 from moongate.cli.view import Light, RequestView, TunnelView, View
@@ -109,7 +109,7 @@ class Foreground:
         self._exit: Exit | None = None
         self._is_unheard = False
         self._view = View(node=str(address), facts=facts)
-        self._agent = Agent(address, routes, on_event=self._on_event, sites=_sites(wanted), once=once)
+        self._agent = Agent(address, routes, on_event=self._on_event, sites=Sites(home()), once=once)
         # For the request list of people and programs alike.
         self._agent.set_watching(True, lamps=isinstance(output, Panel))
 
@@ -247,15 +247,6 @@ def _mute_stdout() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.close(nowhere)
-
-
-def _sites(wanted: Sequence[Wanted]) -> SiteMaker | None:
-    """Return what serves folders, if one is to be published: it brings the whole web framework."""
-    if all(one.kind != "static" for one in wanted):
-        return None
-    from moongate.node import static_sites
-
-    return static_sites()
 
 
 def _details(event: reports.AgentEvent) -> dict[str, object]:

@@ -84,7 +84,34 @@ class UpstreamFailed:
     message: str
 
 
-AgentEvent = Connected | TunnelReady | Refused | Reconnecting | SupersededBy | ClosedBy | RequestSeen | UpstreamFailed
+@dataclass(frozen=True, slots=True)
+class CertificateStatus:
+    """How it is with the certificate of a name; `not_after` in seconds since 1970."""
+
+    state: str = "none"  # "none", "pending", "ready" or "failed"
+    message: str = ""
+    not_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateTold:
+    """The node said how it is with the certificate of a route's name, or its files cannot be read."""
+
+    route: Route
+    status: CertificateStatus
+
+
+AgentEvent = (
+    Connected
+    | TunnelReady
+    | Refused
+    | Reconnecting
+    | SupersededBy
+    | ClosedBy
+    | RequestSeen
+    | UpstreamFailed
+    | CertificateTold
+)
 
 
 @dataclass(slots=True)
@@ -111,6 +138,7 @@ class TunnelSnapshot:
     bytes_in: int = 0
     bytes_out: int = 0
     note: str = ""
+    certificate: CertificateStatus = CertificateStatus()
 
 
 @dataclass(slots=True)

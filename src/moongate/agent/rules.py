@@ -127,6 +127,12 @@ class Site(_Rule):
             return split_upstream(self.upstream_url)
         return ("http", self.destination, self.port, "") if self.destination else None
 
+    @property
+    def tls_host(self) -> str:
+        """Where the program listens that speaks TLS itself: with the other one, or here."""
+        upstream = self.upstream
+        return upstream[1] if upstream is not None else "127.0.0.1"
+
     def masked(self) -> dict[str, Any]:
         shown = self.members()
         return shown | {name: MASK for name in SITE_SECRETS if shown.get(name)}
@@ -355,6 +361,8 @@ def _check_links(site: Site) -> None:
 
 
 def _is_link(text: str) -> bool:
+    if re.fullmatch(r"[!-~]+", text) is None:
+        return False
     try:
         parts = urlsplit(text)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from enum import IntEnum
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -19,10 +20,13 @@ import structlog
 from moongate import __version__
 from moongate.agent.backoff import delay_s
 from moongate.agent.dialing import NodeDialer, Welcoming, refusal
+from moongate.agent.publications import Answer, Publication, Question
 from moongate.agent.reports import (
     REQUESTS_KEPT,
     AgentEvent,
     AgentSnapshot,
+    CertificateStatus,
+    CertificateTold,
     ClosedBy,
     Connected,
     Lamp,
@@ -34,10 +38,11 @@ from moongate.agent.reports import (
     TunnelSnapshot,
     UpstreamFailed,
 )
-from moongate.agent.routes import Route
-from moongate.agent.upstreams import SiteMaker, UpstreamDialer
+from moongate.agent.routes import NOTHING, OwnCertificate, Route
+from moongate.agent.upstreams import SiteMaker
 from moongate.errors import (
     MoongateError,
+    NotConnected,
     ProtocolError,
     ReachError,
     Superseded,
@@ -61,6 +66,11 @@ PING_S: Final = 2.0
 UPSTREAM_PROBE_S: Final = 5.0
 PROOF_LASTS_S: Final = 12.0
 RECLAIM_S: Final = 5.0
+# A standing agent asks again for what it was refused, ever more seldom.
+RECLAIM_MOST_S: Final = 60.0
+# What waiting hardly changes is tried again all the same by an agent that nobody looks at.
+HOPELESS_DELAY_S: Final = 60.0
+CERTIFICATE_MAX_BYTES: Final = 48 * 1024
 NETWORK_LOOK_S: Final = 1.0
 
 # Nothing that waiting could change.
@@ -77,27 +87,6 @@ class ExitReason(IntEnum):
     UNREACHABLE = 5
 
 
-class _Published:
-    """One route and the lease it has, or is to have."""
-
-    __slots__ = ("claimed_before", "dialer", "generation", "number", "requests", "route", "snapshot", "state", "wanted")
-
-    def __init__(self, route: Route, sites: SiteMaker | None) -> None:
-        self.route = route
-        self.dialer = UpstreamDialer(route, sites)
-        self.wanted = route.wanted
-        self.generation: int | None = None
-        self.number: int | None = None
-        self.claimed_before = False
-        self.state = "waiting"
-        self.requests = 0
-        self.snapshot = TunnelSnapshot(route, "waiting")
-
-    @property
-    def is_wanted(self) -> bool:
-        return self.state in ("waiting", "ready")
-
-
 class Agent:
     """One agent process's business with one node."""
 
@@ -110,12 +99,23 @@ class Agent:
         token: str | None = None,
         sites: SiteMaker | None = None,
         once: bool = False,
+        standing: bool = False,
+        max_attempts: int = 0,
     ) -> None:
-        """`token` wins over the address's own; `once` gives up when the node cannot be reached."""
+        """`token` wins over the address's own; `once` gives up when the node cannot be reached.
+
+        A `standing` agent goes on when nothing is published or much is refused, keeps its names when it stops, and
+        can be run again. `max_attempts` in a row without a link are the end; 0 is no limit.
+        """
         self._dialer = NodeDialer(address)
         self._token = token or address.token or ""
-        self._published = [_Published(route, sites) for route in routes]
-        self._by_number: dict[int, _Published] = {}
+        self._published = {str(index): Publication(str(index), route, sites) for index, route in enumerate(routes)}
+        self._by_number: dict[int, Publication] = {}
+        self._questions: dict[int, Question] = {}
+        self._last_question = 0
+        self._sites = sites
+        self._standing = standing
+        self._max_attempts = max_attempts
         self._on_event = on_event
         self._once = once
         self._instance = str(uuid.uuid4())
@@ -125,6 +125,8 @@ class Agent:
         self._lost: asyncio.Event = asyncio.Event()
         self._lost_reason = ""
         self._stopping = asyncio.Event()
+        self._nudge = asyncio.Event()
+        self._at_once = False
         self._state = "connecting"
         self._node = str(address)
         self._watching = False
@@ -137,37 +139,84 @@ class Agent:
 
     async def run(self) -> ExitReason:
         """Publish until stopped, refused or superseded; comes back from every loss of the node."""
-        attempt, lost_at = 0, time.monotonic()
+        self._exit = None
+        self._tasks = TaskSet("agent")
         try:
-            while self._exit is None and not self._stopping.is_set():
-                try:
-                    await self._connect()
-                except _FATAL as error:
-                    self._give_up(error)
-                    break
-                except ReachError as error:
-                    reason = error.message
-                else:
-                    attempt, reason = 0, await self._serve()
-                    lost_at = time.monotonic()
-                if self._exit is not None or self._stopping.is_set():
-                    break
-                if self._once and not self._connected_before:
-                    self._say(Refused("reach.failed", reason, "", None, fatal=True))
-                    self._exit = ExitReason.UNREACHABLE
-                    break
-                attempt += 1
-                if await self._wait(attempt, reason, time.monotonic() - lost_at):
-                    attempt, lost_at = 0, time.monotonic()
+            await self._keep_linked()
         finally:
             self._state = "stopped"
+            self._stopping.clear()
+            self._nudge.clear()
             await self._tasks.aclose()
         return self._exit if self._exit is not None else ExitReason.DONE
 
+    async def _keep_linked(self) -> None:
+        attempt, lost_at = 0, time.monotonic()
+        while not self._is_over():
+            self._state = "reconnecting" if self._connected_before else "connecting"
+            hopeless = False
+            try:
+                await self._connect()
+            except _FATAL as error:
+                if not self._standing:
+                    self._give_up(error)
+                    return
+                reason, hopeless = error.message, True
+            except ReachError as error:
+                reason = error.message
+            else:
+                attempt, reason = 0, await self._serve()
+                lost_at = time.monotonic()
+            if self._is_over():
+                return
+            if self._at_once:
+                attempt, self._at_once = 0, False
+                continue
+            attempt += 1
+            if self._has_tried_enough(attempt, reason):
+                return
+            if await self._wait(attempt, reason, time.monotonic() - lost_at, hopeless=hopeless):
+                attempt, lost_at = 0, time.monotonic()
+
+    def _is_over(self) -> bool:
+        return self._exit is not None or self._stopping.is_set()
+
+    def _has_tried_enough(self, attempt: int, reason: str) -> bool:
+        gives_up = self._once and not self._connected_before
+        if not gives_up and not (self._max_attempts and attempt > self._max_attempts):
+            return False
+        self._say(Refused("reach.failed", reason, "", None, fatal=True))
+        self._exit = ExitReason.UNREACHABLE
+        return True
+
     def stop(self) -> None:
-        """Give the names back and end."""
+        """Give the names back and end; a standing agent keeps them."""
         self._stopping.set()
+        self._nudge.set()
         self._lost.set()
+
+    def hurry(self) -> None:
+        """Try again now, as if for the first time."""
+        self._nudge.set()
+
+    def reconnect(self) -> None:
+        """End the link, and make a new one at once; what was taken from us is asked for again."""
+        for published in self._published.values():
+            published.state, published.generation = "waiting", None
+        self._nudge.set()
+        if self._mux is not None:
+            self._at_once = True
+            self._end_link("asked to connect again")
+
+    @property
+    def state(self) -> str:
+        """`connecting`, `online`, `reconnecting` or `stopped`."""
+        return self._state
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a link now."""
+        return self._mux is not None
 
     def set_watching(self, on: bool, *, lamps: bool = False) -> None:
         """Somebody wants to hear of requests; with `lamps`, somebody looks at the snapshot: keep its proofs fresh."""
@@ -180,17 +229,18 @@ class Agent:
         self._say(Refused(error.code, error.message, error.hint, None, fatal=True))
         self._exit = ExitReason.REFUSED
 
-    async def _wait(self, attempt: int, reason: str, lost_for_s: float) -> bool:
-        """Wait before the next attempt; True if the network changed meanwhile, so that it is a first one again."""
-        delay = delay_s(attempt, lost_for_s, random.random)  # jitter, not a secret
+    async def _wait(self, attempt: int, reason: str, lost_for_s: float, *, hopeless: bool = False) -> bool:
+        """Wait before the next attempt; True if it is a first one again: the network changed, or somebody asked."""
+        delay = HOPELESS_DELAY_S if hopeless else delay_s(attempt, lost_for_s, random.random)  # jitter, not a secret
         self._state = "reconnecting"
         self._say(Reconnecting(attempt, reason, delay))
         before, deadline = self._own_address(), time.monotonic() + delay
         while (left := deadline - time.monotonic()) > 0:
             try:
                 async with asyncio.timeout(min(left, NETWORK_LOOK_S)):
-                    await self._stopping.wait()
-                return False
+                    await self._nudge.wait()
+                self._nudge.clear()
+                return True
             except TimeoutError:
                 pass
             if self._own_address() != before:
@@ -238,9 +288,10 @@ class Agent:
             self.mux_lost("the node closed the link")
         if self._watching:
             self._mux.send_control({"type": "watch", "on": True})
-        for index, published in enumerate(self._published):
-            if published.is_wanted:
-                self._claim(index, published)
+        self._nudge.clear()
+        for published in self._published.values():
+            if published.is_wanted or self._standing:
+                self._claim(published)
 
     async def _serve(self) -> str:
         """Until the link is lost, or we stop; returns why."""
@@ -249,14 +300,27 @@ class Agent:
         watch.cancel()
         mux, self._mux = self._mux, None
         if mux is not None and not mux.link.is_closed:
-            self._give_back(mux)
+            if not self._standing:
+                self._give_back(mux)
             mux.close()
             await asyncio.sleep(0)
-        self._by_number.clear()
+        self._forget_link()
         return self._lost_reason
 
+    def _forget_link(self) -> None:
+        self._by_number.clear()
+        questions, self._questions = self._questions, {}
+        for published in self._published.values():
+            published.number, published.is_asked = None, False
+            if self._standing and published.state == "ready":
+                published.state = "waiting"
+        for question in questions.values():
+            # The route is claimed as it is now when the link is back.
+            if question.answer is not None and not question.answer.done():
+                question.answer.set_result(None)
+
     def _give_back(self, mux: Mux) -> None:
-        for published in self._published:
+        for published in self._published.values():
             if published.number is not None and published.state == "ready":
                 mux.send_control({"type": "release", "tunnel": published.number, "generation": published.generation})
 
@@ -274,27 +338,139 @@ class Agent:
                 mux.ping()
             if self._lamps_watched and now - probed >= UPSTREAM_PROBE_S:
                 probed = now
-                for published in self._published:
+                for published in self._published.values():
                     if published.dialer.wants_proof(UPSTREAM_PROBE_S):
                         self._tasks.start("probe upstream", published.dialer.probe())
             await asyncio.sleep(WATCH_S)
 
-    def _claim(self, index: int, published: _Published) -> None:
-        if self._mux is None or not published.is_wanted:
+    def _claim(self, published: Publication) -> None:
+        if self._mux is None or published.is_asked or published.is_gone:
             return
-        route = published.route
+        if published.state in ("superseded", "closed"):
+            return
+        published.state = "waiting"
         published.number = None
+        published.is_asked, published.is_stale = True, False
+        request = self._ask(Question("claim", published))
         self._mux.send_control(
             {
                 "type": "claim",
-                "request": index,
-                "kind": route.kind,
+                "request": request,
+                "kind": published.route.kind,
                 "wanted": published.wanted,
                 "generation": published.generation,
-                "upstream": str(route.upstream),
-                "options": {"proxy_protocol": route.proxy_protocol, **route.options},
+                **_said_of(published.route),
             }
         )
+
+    def _ask(self, question: Question) -> int:
+        """Remember what is asked, by the number of the request."""
+        self._last_question += 1
+        self._questions[self._last_question] = question
+        return self._last_question
+
+    # -- routes that come and go
+
+    def set_route(self, key: str, route: Route) -> Answer:
+        """Publish a route, or change one that is published; what it replaces goes on for the visitors that are here.
+
+        The future ends when the node has answered: with the lease if it is new, with nothing if it was changed (or
+        the link was lost, and the route is claimed when it is back), or with the node's refusal.
+        """
+        answer: Answer = asyncio.get_running_loop().create_future()
+        published = self._published.get(key)
+        if published is not None and not published.can_become(route):
+            self.drop_route(key)
+            published = None
+        if published is None:
+            published = self._published[key] = Publication(key, route, self._sites)
+        elif published.state == "ready" and self._mux is not None:
+            self._update(published, route, answer)
+            return answer
+        else:
+            published.become(route)
+            published.is_stale = published.is_asked
+            published.state = "waiting"
+        published.tell(None)
+        published.answer = answer
+        self._claim(published)
+        return answer
+
+    def rename_route(self, key: str, new: str) -> None:
+        """Call a route by another key."""
+        published = self._published.pop(key)
+        published.key = new
+        self._published[new] = published
+
+    def drop_route(self, key: str) -> Answer:
+        """Give a route back; the future ends when the node knows, or when there is no link."""
+        answer: Answer = asyncio.get_running_loop().create_future()
+        published = self._published.pop(key, None)
+        if published is None:
+            answer.set_result(None)
+            return answer
+        published.tell(None)
+        published.is_gone = True  # a lease that is on its way is given back when it comes
+        self._release(published, answer)
+        return answer
+
+    def route_state(self, key: str) -> TunnelSnapshot | None:
+        """Return how it is with one route."""
+        published = self._published.get(key)
+        return _snapshot(published) if published is not None else None
+
+    def send_changed_certificates(self) -> None:
+        """Send the certificates whose files have changed since they were sent."""
+        for published in list(self._published.values()):
+            own = published.route.certificate
+            if own is not None and published.number is not None and _changes(own) != published.certificate_sent:
+                self._send_certificate(published)
+
+    def _release(self, published: Publication, answer: Answer) -> None:
+        number, mux = published.number, self._mux
+        if number is None or mux is None:
+            answer.set_result(None)
+            return
+        self._by_number.pop(number, None)
+        lease = {"tunnel": number, "generation": published.generation}
+        mux.send_control({"type": "release", **lease})
+        # A release is not answered. What is said after it is, and the node hears one after the other.
+        request = self._ask(Question("anything", published, answer))
+        mux.send_control({"type": "update", "request": request, **lease, "options": {}, "upstream": ""})
+
+    def _update(self, published: Publication, route: Route, answer: Answer | None) -> None:
+        if self._mux is None:
+            return
+        before = published.route
+        request = self._ask(Question("update", published, answer, before))
+        published.become(route)
+        lease = {"tunnel": published.number, "generation": published.generation}
+        self._mux.send_control({"type": "update", "request": request, **lease, **_said_of(route)})
+        if before.certificate != route.certificate:
+            self._send_certificate(published)
+
+    def _send_certificate(self, published: Publication) -> None:
+        """Bring the name's own certificate, or take it away when there is none any more."""
+        if self._mux is None or published.number is None:
+            return
+        own, chain, key = published.route.certificate, "", ""
+        if own is not None:
+            published.certificate_sent = _changes(own)
+            try:
+                chain, key = _read(own.chain), _read(own.key)
+            except (OSError, ValueError) as error:
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                self._certificate_told(
+                    published, CertificateStatus("failed", f"certificate not read: {reason.lower()}")
+                )
+                return
+        request = self._ask(Question("certificate", published))
+        lease = {"tunnel": published.number, "generation": published.generation}
+        self._mux.send_control({"type": "certificate", "request": request, **lease, "chain": chain, "key": key})
+
+    def _certificate_told(self, published: Publication, status: CertificateStatus) -> None:
+        published.certificate = status
+        self._say(CertificateTold(published.route, status))
 
     # -- what the node says
 
@@ -302,8 +478,12 @@ class Agent:
         match message["type"]:
             case "claimed":
                 self._claimed(message)
+            case "updated":
+                self._updated(message)
             case "refused":
                 self._refused(message)
+            case "certificate_state":
+                self._certificate_state(message)
             case "superseded":
                 self._taken(message, superseded=True)
             case "closed":
@@ -316,14 +496,25 @@ class Agent:
                 self._lost_reason = str(message.get("message", ""))
 
     def _claimed(self, message: Message) -> None:
-        published = self._asked(message)
+        question = self._asked(message)
         number, generation = message.get("tunnel"), message.get("generation")
-        if published is None or not isinstance(number, int) or not isinstance(generation, int):
+        if (
+            question is None
+            or question.what != "claim"
+            or not isinstance(number, int)
+            or not isinstance(generation, int)
+        ):
             raise ProtocolError("the node answered a claim that was not made")
-        port = message.get("port")
+        published = question.published
+        published.is_asked = False
         published.number, published.generation = number, generation
+        if published.is_gone:
+            self._release(published, asyncio.get_running_loop().create_future())
+            return
+        port = message.get("port")
         published.wanted = str(port) if port else str(message.get("name", ""))
         published.state = "ready"
+        published.refusals = 0
         self._by_number[number] = published
         ready = TunnelReady(
             published.route,
@@ -337,37 +528,83 @@ class Agent:
             published.snapshot, public_url=ready.public_url, tunnel_id=ready.tunnel_id, note=""
         )
         published.claimed_before = True
+        if published.route.certificate is not None:
+            self._send_certificate(published)
+        if published.is_stale:
+            published.is_stale = False
+            self._update(published, published.route, None)
+        published.tell(ready)
         self._say(ready)
 
-    def _asked(self, message: Message) -> _Published | None:
-        index = message.get("request")
-        if isinstance(index, int) and 0 <= index < len(self._published):
-            return self._published[index]
-        return None
+    def _asked(self, message: Message) -> Question | None:
+        request = message.get("request")
+        return self._questions.pop(request, None) if isinstance(request, int) else None
+
+    def _updated(self, message: Message) -> None:
+        question = self._asked(message)
+        if question is not None and question.answer is not None and not question.answer.done():
+            question.answer.set_result(None)
 
     def _refused(self, message: Message) -> None:
         error = refusal(message)
-        published = self._asked(message)
-        if published is None:
-            self._exit = ExitReason.REFUSED if isinstance(error, _FATAL) else None
-            self._say(Refused(str(message.get("code")), error.message, error.hint, None, fatal=self._exit is not None))
-            self._end_link(error.message)
-            return
+        question = self._asked(message)
         code = str(message.get("code"))
+        if question is None:
+            self._link_refused(code, error)
+        elif question.what == "claim":
+            self._claim_refused(question.published, code, error)
+        elif question.what == "update":
+            self._update_refused(question, error)
+        elif question.what == "certificate":
+            self._certificate_told(question.published, CertificateStatus("failed", error.message))
+        elif question.answer is not None and not question.answer.done():
+            question.answer.set_result(None)
+
+    def _link_refused(self, code: str, error: MoongateError) -> None:
+        if isinstance(error, _FATAL) and not self._standing:
+            self._exit = ExitReason.REFUSED
+        self._say(Refused(code, error.message, error.hint, None, fatal=self._exit is not None))
+        self._end_link(error.message)
+
+    def _claim_refused(self, published: Publication, code: str, error: MoongateError) -> None:
+        published.is_asked = False
+        if published.is_gone:
+            return
         if code == Superseded.code:
             self._lose(published, "superseded", error.message)
             self._say(SupersededBy(published.route, error.message))
-        elif published.claimed_before:
+        elif published.claimed_before or self._standing:
             # It was ours before we were cut off, and may be again.
             self._say(Refused(code, error.message, error.hint, published.route, fatal=False))
             published.snapshot.note = error.message
-            loop, index = asyncio.get_running_loop(), self._published.index(published)
-            loop.call_later(RECLAIM_S, self._claim, index, published)
+            published.state = "refused" if self._standing else "waiting"
+            delay = min(RECLAIM_MOST_S, RECLAIM_S * 2 ** min(published.refusals, 4)) if self._standing else RECLAIM_S
+            published.refusals += 1
+            asyncio.get_running_loop().call_later(delay, self._claim, published)
         else:
             self._lose(published, "refused", error.message)
-            fatal = not any(other.is_wanted for other in self._published)
+            fatal = not any(other.is_wanted for other in self._published.values())
             self._say(Refused(code, error.message, error.hint, published.route, fatal=fatal))
+        published.fail(error)
         self._end_if_nothing_is_left()
+
+    def _update_refused(self, question: Question, error: MoongateError) -> None:
+        """The tunnel is as it was at the node, and so it is here."""
+        published = question.published
+        if question.before is not None:
+            published.become(question.before)
+        if question.answer is not None and not question.answer.done():
+            question.answer.set_exception(error)
+            question.answer.exception()  # heard, also if nobody waits any more
+
+    def _certificate_state(self, message: Message) -> None:
+        number, not_after = message.get("tunnel"), message.get("not_after")
+        published = self._by_number.get(number) if isinstance(number, int) else None
+        if published is None:
+            return
+        until = float(not_after) if isinstance(not_after, int | float) else None
+        status = CertificateStatus(str(message.get("state", "none")), str(message.get("message", "")), until)
+        self._certificate_told(published, status)
 
     def _taken(self, message: Message, *, superseded: bool) -> None:
         number = message.get("tunnel")
@@ -379,15 +616,15 @@ class Agent:
         self._say(SupersededBy(published.route, text) if superseded else ClosedBy(published.route, text))
         self._end_if_nothing_is_left()
 
-    def _lose(self, published: _Published, state: str, note: str) -> None:
+    def _lose(self, published: Publication, state: str, note: str) -> None:
         published.state = state
         published.number = None
         published.snapshot = replace(published.snapshot, note=note)
 
     def _end_if_nothing_is_left(self) -> None:
-        if any(published.is_wanted for published in self._published):
+        if self._standing or any(published.is_wanted for published in self._published.values()):
             return
-        states = {published.state for published in self._published}
+        states = {published.state for published in self._published.values()}
         self._exit = ExitReason.SUPERSEDED if states == {"superseded"} else ExitReason.REFUSED
         self._end_link("nothing is published any more")
 
@@ -424,7 +661,26 @@ class Agent:
         if published is None:
             channel.reset(wire.NO_TUNNEL, "the agent does not publish this tunnel")
             return
+        if published.route.upstream.scheme == NOTHING:
+            channel.reset(wire.UPSTREAM_REFUSED, "nothing is published here now")
+            return
         published.dialer.answer(channel, lambda reason: self._say(UpstreamFailed(published.route, reason)))
+
+    def dialed(self, channel: Channel, port: int, transport: str) -> None:
+        """Only a node is dialled."""
+
+    def dial(self, port: int, transport: str, protocol: asyncio.BaseProtocol) -> Channel:
+        """Open a channel to the tunnel that has this port on the node; `transport` is `tcp` or `udp`.
+
+        Raises:
+            NotConnected: If there is no link to the node.
+            LimitExceeded: If the link has as many such channels as it may.
+        """
+        if self._mux is None:
+            raise NotConnected("the node is not connected")
+        channel = self._mux.dial(protocol, port, transport)
+        protocol.connection_made(channel)
+        return channel
 
     def request_lane(self, number: int) -> None:
         """Only a node does this."""
@@ -463,7 +719,7 @@ class Agent:
             self._link_lamp(now),
             self._agent_lamp(now),
             self._upstream_lamp(),
-            [_snapshot(published) for published in self._published],
+            [_snapshot(published) for published in self._published.values()],
             self._requests,
         )
 
@@ -481,7 +737,7 @@ class Agent:
         return Lamp("agent", now - mux.probed_at < PROOF_LASTS_S, mux.probed_at, mux.peer_round_trip_s)
 
     def _upstream_lamp(self) -> Lamp:
-        dialers = [published.dialer for published in self._published]
+        dialers = [published.dialer for published in self._published.values()]
         failed = next((dialer for dialer in dialers if dialer.failure), None)
         proven = [dialer for dialer in dialers if dialer.proven_at is not None]
         oldest = min(proven, key=lambda dialer: dialer.proven_at or 0.0, default=None)
@@ -495,7 +751,7 @@ class Agent:
         self._on_event(event)
 
 
-def _snapshot(published: _Published) -> TunnelSnapshot:
+def _snapshot(published: Publication) -> TunnelSnapshot:
     dialer = published.dialer
     return replace(
         published.snapshot,
@@ -504,7 +760,27 @@ def _snapshot(published: _Published) -> TunnelSnapshot:
         requests=published.requests,
         bytes_in=dialer.bytes_in,
         bytes_out=dialer.bytes_out,
+        certificate=published.certificate,
     )
+
+
+def _said_of(route: Route) -> Message:
+    """What the node is told of a route, beside its name."""
+    return {"upstream": str(route.upstream), "options": {"proxy_protocol": route.proxy_protocol, **route.options}}
+
+
+def _changes(own: OwnCertificate) -> tuple[int, ...]:
+    """When the files were changed last; a file that is not there was never changed."""
+    return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in (own.chain, own.key))
+
+
+def _read(path: Path) -> str:
+    """Raises OSError or ValueError if the file is none that can be sent."""
+    with path.open("rb") as file:
+        content = file.read(CERTIFICATE_MAX_BYTES + 1)
+    if len(content) > CERTIFICATE_MAX_BYTES:
+        raise ValueError(f"{path} has more than {CERTIFICATE_MAX_BYTES} bytes")
+    return content.decode("ascii")
 
 
 def _is_literal(host: str) -> bool:

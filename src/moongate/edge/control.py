@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from moongate.edge.ingress.exchange import Exchange
     from moongate.edge.ingress.tcp import TcpPorts
     from moongate.edge.ingress.udp import UdpPorts
+    from moongate.edge.kept import KeptNames
     from moongate.net.acme.keeping import CertificateKeeper, NoAuthority
     from moongate.net.certificates import Certificates
 
@@ -242,6 +243,7 @@ class Control:
         self.ports: dict[str, TcpPorts | UdpPorts]  # by the kind of tunnel that has one
         self.answer_dial: Callable[[Channel, int, str, Peer], None]
         self.certificates: Certificates
+        self.kept: KeptNames
         self.keeper: CertificateKeeper | NoAuthority
         self._tokens = tokens
         self._history = history
@@ -391,6 +393,10 @@ class Control:
         try:
             await self.ports[tunnel.kind].open(tunnel)
         except PortUnavailable as error:
+            if self.kept.has(tunnel):
+                self.routes.set_aside(self._loop.time(), tunnel)  # the port stays its owner's, whoever sits on it now
+                self._refuse(session, request, error)
+                return
             self.routes.unbindable(tunnel.id)
             if message.get("wanted") or session.over:
                 self._refuse(session, request, error)
@@ -408,6 +414,22 @@ class Control:
         if claimed.fresh:
             protocol, token_id = tunnel.kind, session.identity.token_id
             self._tasks.start("history", self._history.opened(tunnel.id, protocol, tunnel.name, session.id, token_id))
+        self._when_kept(session, tunnel, lambda: self._announce(session, tunnel, request))
+
+    def _when_kept(self, session: AgentSession, tunnel: Tunnel, tell: Callable[[], None]) -> None:
+        """Tell the agent once what it wants kept is written, if the tunnel is still its own then."""
+        if self.kept.note(tunnel, session.identity.token_id):
+            self._tasks.start("keep a name", self._write_kept(session, tunnel, tell))
+        else:
+            tell()
+
+    async def _write_kept(self, session: AgentSession, tunnel: Tunnel, tell: Callable[[], None]) -> None:
+        generation = tunnel.generation
+        await self.kept.write()
+        if tunnel.session is session and tunnel.generation == generation:
+            tell()
+
+    def _announce(self, session: AgentSession, tunnel: Tunnel, request: object) -> None:
         session.send(
             {
                 "type": "claimed",
@@ -457,7 +479,8 @@ class Control:
         except MoongateError as error:
             self._refuse(session, request, error)
             return
-        session.send({"type": "updated", "request": request, "tunnel": tunnel.number})
+        updated = {"type": "updated", "request": request, "tunnel": tunnel.number}
+        self._when_kept(session, tunnel, lambda: session.send(updated))
         self._care_for_certificate(tunnel)
         log.info("tunnel updated", tunnel=tunnel.id, name=tunnel.name, session=session.id)
 
@@ -542,6 +565,8 @@ class Control:
         if tunnel.kind == "http":
             self.certificates.drop_pair(tunnel.name)
             self.keeper.unwant(tunnel.name)
+        if self.kept.forget(tunnel):
+            self._tasks.start("forget a kept name", self.kept.write())
         self._tasks.start("history", self._history.closed(tunnel.id))
         self._captures.forget(tunnel.id)
         self._events.publish("tunnel.closed", lambda: {**_tunnel_event(tunnel), "reason": reason})

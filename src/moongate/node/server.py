@@ -29,6 +29,7 @@ from moongate.edge.ingress.http import HttpVisitor
 from moongate.edge.ingress.resend import resend
 from moongate.edge.ingress.tcp import RawVisitor, TcpPorts
 from moongate.edge.ingress.udp import UdpPorts
+from moongate.edge.kept import KeptNames
 from moongate.edge.routes import KINDS, Routes, Tunnel
 from moongate.errors import MoongateError
 from moongate.identity.tokens import Tokens
@@ -77,7 +78,7 @@ APPLICATION_DRAIN_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _Held:
     """A name that was in use before the restart, as routes want it told."""
 
     tunnel_id: str
@@ -87,7 +88,7 @@ class _Kept:
     unregistered_at: float | None
 
     @classmethod
-    def of(cls, row: Leftover) -> "_Kept":
+    def of(cls, row: Leftover) -> "_Held":
         at = row.unregistered_at
         return cls(row.tunnel_id, row.label, row.protocol, row.token_id, None if at is None else at.timestamp())
 
@@ -152,8 +153,9 @@ class Node:
         self._history = History(self._db, self._node_id)
         self._captures = Captures(self._db, config.capture, Sealer.load(config.home))
         self._connections = Connections(self._db, self._node_id)
+        self._kept = KeptNames(self._db, self._node_id)
         self._events = Events()
-        for part in (self._tokens, self._history, self._captures, self._connections):
+        for part in (self._tokens, self._history, self._captures, self._connections, self._kept):
             await part.start()
 
     async def _open_edge(self, config: Config) -> None:
@@ -202,18 +204,13 @@ class Node:
         }
         self._control.edge, self._control.ports = self._edge, self._ports
         self._control.answer_dial = partial(answer_dial, self._edge)
-        self._control.certificates = self._certificates
+        self._control.certificates, self._control.kept = self._certificates, self._kept
         self._keeper = certifying.make_keeper(
             config, self._certificates, self._edge.proofs, self._control.certificate_changed
         )
         self._control.keeper = self._keeper
         self._tokens.on_deleted.append(self._control.revoke)
-        leftovers = await self._history.close_leftovers(config.lease_hold_s)
-        now = asyncio.get_running_loop().time()
-        labels = {token.id: token.label for token in await self._tokens.list()} if leftovers else {}
-        restored = self._routes.restore(now, [_Kept.of(leftover) for leftover in leftovers], labels)
-        if restored:
-            log.info("names kept from before the restart", names=restored)
+        await self._restore_names(config)
         self._serve_application(config)
         await self._listen(config)
         await self._write_join(config)
@@ -226,6 +223,16 @@ class Node:
             self._keeper.want(name)
         self._tasks.start("certificates by ACME", self._keeper.run())
         self._tasks.start("memory", _return_memory())
+
+    async def _restore_names(self, config: Config) -> None:
+        leftovers = await self._history.close_leftovers(config.lease_hold_s)
+        kept = self._kept.list()
+        now = asyncio.get_running_loop().time()
+        labels = {token.id: token.label for token in await self._tokens.list()} if leftovers or kept else {}
+        count = self._routes.restore_kept(kept, labels)
+        held = self._routes.restore(now, [_Held.of(leftover) for leftover in leftovers], labels)
+        if held or count:
+            log.info("names held from before the restart", names=held, kept=count)
 
     def _make_routes(self, config: Config, names: list[str]) -> Routes:
         return Routes(
@@ -250,6 +257,7 @@ class Node:
             metrics=self._metrics,
             resend=self._resend,
             close_tunnel=self._control.close_tunnel,
+            certificates=self._keeper.statuses,
             ca_pem=self._certificates.ca_pem,
             node_id=self._node_id,
             version=__version__,
@@ -415,7 +423,7 @@ class Node:
         )
 
     async def _close_storage(self) -> None:
-        for part in (self._captures, self._connections, self._history, self._tokens):
+        for part in (self._captures, self._connections, self._history, self._kept, self._tokens):
             await part.aclose()
         await self._db.aclose()
 

@@ -55,6 +55,18 @@ tunnel_log = Table(
     Column("unregistered_at", BigInteger),
 )
 
+# What a deleted token kept goes with it; without a token it is the administrator's.
+kept_names = Table(
+    "kept_names",
+    metadata,
+    Column("node_id", _Id, primary_key=True),
+    Column("kind", String(8), primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("tunnel_id", _Id, nullable=False),
+    Column("token_id", _Id, ForeignKey("tokens.id", ondelete="CASCADE"), index=True),
+    Column("kept_at", BigInteger, nullable=False),
+)
+
 # `sequence` is the order of arrival, which clocks cannot be trusted with.
 captured_requests = Table(
     "captured_requests",

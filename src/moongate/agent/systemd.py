@@ -17,8 +17,9 @@ log = get_logger(__name__)
 
 # sd_watchdog_enabled(3) recommends to ping when half of the time has passed.
 PINGS_PER_TIMEOUT = 2
-# systemd drains its socket at once; one that does not read must not hold the loop up.
-SEND_TIMEOUT_S = 0.2
+# systemd reads its socket at once; one that does not must not hold the loop up for longer than this, and only for
+# what is said once: signs of life and the status come again.
+SEND_ONCE_TIMEOUT_S = 0.2
 # A line that `systemctl status` can still show.
 MAX_STATUS_CHARS = 200
 
@@ -48,7 +49,7 @@ class Notifier:
 
     def ready(self) -> None:
         """Say that the start is done."""
-        self._send("READY=1")
+        self._send("READY=1", SEND_ONCE_TIMEOUT_S)
 
     def status(self, text: str) -> None:
         """Show one line beside the service; the same line again is not sent."""
@@ -59,7 +60,7 @@ class Notifier:
 
     def stopping(self) -> None:
         """Say that the end has begun."""
-        self._send("STOPPING=1")
+        self._send("STOPPING=1", SEND_ONCE_TIMEOUT_S)
 
     async def watchdog(self, alive: Callable[[], bool]) -> None:
         """Give signs of life from this loop for as long as `alive` says so, until cancelled.
@@ -77,14 +78,14 @@ class Notifier:
                 log.error("no sign of life is given to the service manager", watchdog_s=self._watchdog_s)
             await asyncio.sleep(interval_s)
 
-    def _send(self, lines: str) -> None:
+    def _send(self, lines: str, wait_s: float = 0.0) -> None:
         if self._address is None:
             return
         # An abstract address begins with a zero byte, which the environment writes as @ (unix(7)).
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.settimeout(SEND_TIMEOUT_S)
+                sender.settimeout(wait_s)
                 sender.sendto(lines.encode(), address)
         except OSError as error:
             # Publishing goes on whether or not anybody supervises it.

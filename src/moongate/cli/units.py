@@ -5,6 +5,7 @@ Texts only; `cli.systemd_service` and `cli.launchd_service` install them.
 
 import plistlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,6 +25,7 @@ OPEN_FILES = 65536
 """Each visitor is a connection to a local service, and with it a file."""
 
 _ODD_CHARACTERS = re.compile(r"[\x00-\x1f\x7f]")
+_NO_PROGRAM = re.compile(r"[\"'\\$]")
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9@%$+=:,./_{}-]+\Z")
 
 _UNIT = """\
@@ -93,6 +95,9 @@ RemoveIPC=yes
 CapabilityBoundingSet=
 """
 
+# Names that systemd fills in when it starts the agent.
+_FILLED_IN = ("@${CREDENTIALS_DIRECTORY}/join", "${STATE_DIRECTORY}")
+
 
 @dataclass(frozen=True, slots=True)
 class Service:
@@ -114,12 +119,10 @@ def system_unit(service: Service) -> str:
     Raises:
         ConfigurationError: If a path holds what no unit can.
     """
-    command = service.arguments("@${CREDENTIALS_DIRECTORY}/join", "${STATE_DIRECTORY}")
-    # These two are systemd's to fill in; all else is meant as it stands.
-    words = [word if word.startswith(("$", "@$")) else quoted(word) for word in command]
+    command = service.arguments(*_FILLED_IN)
     return _UNIT.format(
         user="",
-        command=" ".join(words),
+        command=_command_line(command, as_they_are=_FILLED_IN),
         more=_SYSTEM.format(join_file=_escaped(str(service.join_file))) + _CONFINED,
         target="multi-user.target",
         **_TIMES,
@@ -160,6 +163,17 @@ def launchd_plist(service: Service, log: Path, *, user: str | None = None) -> by
     if user is not None:
         job["UserName"] = user
     return plistlib.dumps(job, sort_keys=False)
+
+
+def _command_line(command: Sequence[str], *, as_they_are: Sequence[str] = ()) -> str:
+    program, *words = command
+    if _NO_PROGRAM.search(program):
+        # "Executable name contains special characters", whatever the quoting; and a dollar sign cannot be escaped there.
+        raise ConfigurationError(
+            f"systemd runs no program whose path is {program!r}",
+            hint="install moongate into a folder without quotes, backslashes and dollar signs in its path",
+        )
+    return " ".join([quoted(program), *(word if word in as_they_are else quoted(word) for word in words)])
 
 
 def quoted(word: str) -> str:

@@ -34,7 +34,7 @@ def test_hadolint_finds_nothing() -> None:
     program = Path(sys.executable).with_name("hadolint")
     if not program.exists():
         pytest.skip("hadolint has no build for this platform")
-    command = [program, "--no-color", "--failure-threshold", "style", CONTAINERFILE]
+    command = [str(program), "--no-color", "--failure-threshold", "style", str(CONTAINERFILE)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
 

@@ -7,11 +7,14 @@ from collections.abc import Callable, Container
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
 
+import structlog
+
 from moongate.audit.captures import Captures
 from moongate.audit.connections import ConnectionRecord, Connections, ConnectionType
 from moongate.audit.events import Events
 from moongate.audit.ids import Ids
 from moongate.config import Config
+from moongate.edge.firewall import verdict
 from moongate.edge.ingress import rules
 from moongate.edge.ingress.gate import Gate
 from moongate.edge.limits import ConnectionLimits, RateLimits, address_key, stricter
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from moongate.edge.ingress.http import HttpVisitor
     from moongate.edge.ingress.tcp import RawVisitor
     from moongate.edge.ingress.udp import UdpVisitor
+
+log = structlog.get_logger(__name__)
 
 CHECK_INTERVAL_S = 1.0
 # Where a certificate authority looks whether a name is ours (RFC 8555 §8.3).
@@ -169,6 +174,15 @@ class Edge:
     def session_of(self, tunnel: Tunnel) -> "AgentSession | None":
         """Return the agent that answers for a tunnel; routes know only that it is one."""
         return cast("AgentSession | None", tunnel.session)
+
+    def shuts_out(self, tunnel: Tunnel, address: str) -> bool:
+        """Whether the tunnel's firewall drops a visitor from this address; it is counted."""
+        rules = tunnel.options.firewall
+        if not rules or verdict(rules, address) == "allow":
+            return False
+        self.metrics.shut_out += 1
+        log.debug("a firewall dropped a visitor", tunnel=tunnel.id, name=tunnel.name, address=address)
+        return True
 
     def admit_connection(self, tunnel: Tunnel, peer: Peer) -> bool:
         """Count one more connection of this tunnel and this address, if the limits allow it."""

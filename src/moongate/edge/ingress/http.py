@@ -260,8 +260,14 @@ class HttpVisitor(asyncio.Protocol):
         if edge.proofs and (proof := edge.proof_at(exchange.facts.target)) is not None:
             self._answer_proof(exchange, proof)
         elif found is not None and found.name == host and found.session is self._session and found.session is not None:
+            # One connection of a proxy carries many visitors; any other was let in when it came.
+            if found.options.firewall and edge.is_trusted(self.peer) and self._is_shut_out(found, exchange):
+                self._shut_out()
+                return
             self._active = exchange
             self._forward(exchange, found)
+        elif self._is_shut_out(edge.routes.by_host(host), exchange):
+            self._shut_out()
         elif self.peer.tls and edge.is_misdirected(self.peer, host):
             self._answer_here(exchange, 421, "http.misdirected", "the tls server name and the host field differ")
         elif edge.must_redirect(self.peer) and not edge.is_plain_only(host):
@@ -307,6 +313,19 @@ class HttpVisitor(asyncio.Protocol):
         self._admitted = client
         self.record = edge.open_record("HTTP", found, client, exchange.headers)
         return found
+
+    def _is_shut_out(self, found: "Tunnel | None", exchange: Exchange) -> bool:
+        # What is sent again comes from the node's administrator.
+        if found is None or not found.options.firewall or self.on_capture is not None:
+            return False
+        return self._edge.shuts_out(found, self._edge.client_of(self.peer, exchange.headers).address)
+
+    def _shut_out(self) -> None:
+        """Close without a word; answers to earlier requests of this connection, which a proxy may share, still go out."""
+        self._state = _CLOSING
+        self._requests.stop()
+        self._drop_channel(abort=True)
+        self._transport.close()
 
     def _forward(self, exchange: Exchange, found: "Tunnel") -> None:
         edge = self._edge

@@ -48,6 +48,9 @@ class RawVisitor(Half):
         if self._peer is None or tunnel is None or session is None or edge.draining:
             self._turn_away()
             return
+        if edge.shuts_out(tunnel, self._peer.address):
+            self._turn_away()
+            return
         if edge.address_exceeded(self._peer) or not edge.admit_connection(tunnel, self._peer):
             self._turn_away()
             return

@@ -1,14 +1,13 @@
 """Visitors of UDP tunnels: a session for each source address, carried as datagrams to the tunnel's agent."""
 
-import asyncio
 import errno
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moongate.edge.firewall import verdict
 from moongate.errors import PortUnavailable
-from moongate.net.listening import Peer
+from moongate.net.addresses import plain
+from moongate.net.listening import Peer, bind_udp
 from moongate.relay.datagrams import IDLE_S, DatagramEnd, DatagramPort, Source
 
 if TYPE_CHECKING:
@@ -44,9 +43,11 @@ class UdpVisitor:
         session = edge.session_of(tunnel)
         if session is None or edge.draining:
             return None
-        if verdict(tunnel.options.firewall, peer.address) == "drop":
-            return None
-        if edge.address_exceeded(peer) or not edge.admit_connection(tunnel, peer):
+        if (
+            edge.shuts_out(tunnel, peer.address)
+            or edge.address_exceeded(peer)
+            or not edge.admit_connection(tunnel, peer)
+        ):
             return None
         visitor = cls(edge, tunnel, peer, send, over)
         edge.visitors.add(visitor)
@@ -119,20 +120,17 @@ class UdpPorts:
         number = tunnel.port
         if number is None or number in self._ports:
             return
-        port = self._ports[number] = DatagramPort(partial(self._begin, tunnel))
         try:
-            await port.open(self._host, number)
+            bound = await bind_udp(self._host, number)
         except OSError as error:
-            self._ports.pop(number, None)
             reason = "another program has it" if error.errno == errno.EADDRINUSE else str(error.strerror)
             raise PortUnavailable(f"UDP port {number} cannot be opened: {reason}") from None
-        except asyncio.CancelledError:
-            self._ports.pop(number, None)
-            raise
+        port = self._ports[number] = DatagramPort(partial(self._begin, tunnel))
+        await port.open(bound)
 
     def _begin(self, tunnel: "Tunnel", port: DatagramPort, source: Source) -> UdpVisitor | None:
         local = port.local
-        peer = Peer(source[0], source[1], local[0], local[1])
+        peer = Peer(plain(source[0]), source[1], local[0], local[1])
         return UdpVisitor.admit(self._edge, tunnel, peer, partial(port.send, to=source), partial(port.forget, source))
 
     def close(self, tunnel: "Tunnel") -> None:

@@ -50,6 +50,20 @@ class TestRateLimits:
         assert limits.allow("a", 0.0) == pytest.approx(2.0)
         assert limits.allow("a", 2.0) == 0.0
 
+    def test_a_deeper_bucket_holds_what_the_rate_gives_in_that_time(self) -> None:
+        limits = RateLimits(0.5, depth_s=6.0)
+        assert [limits.allow("a", 0.0) for _ in range(3)] == [0.0] * 3
+        assert limits.allow("a", 0.0) == pytest.approx(2.0)
+        assert limits.allow("a", 2.0) == 0.0
+
+    def test_a_token_that_is_given_back_is_there_again(self) -> None:
+        limits = RateLimits(1)
+        limits.give_back("never took one")
+        assert limits.allow("a", 0.0) == 0.0
+        limits.give_back("a")
+        assert limits.allow("a", 0.0) == 0.0
+        assert limits.allow("a", 0.0) > 0
+
     def test_zero_is_no_limit_and_keeps_nothing(self) -> None:
         limits = RateLimits(0)
         assert all(limits.allow(key, 0.0) == 0.0 for key in range(1000))

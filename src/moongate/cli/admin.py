@@ -3,7 +3,7 @@
 import re
 import ssl
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -103,16 +103,20 @@ def show_status(base: str | None, token_file: Path | None, *, as_json: bool) -> 
     api = Api(base, token_file)
     state = api.call("GET", "/api/status")
     tunnels = api.call("GET", "/api/tunnels") if api.token else []
+    certificates = api.call("GET", "/api/certificates") if api.token else []
     if as_json:
-        print_json({**state, "api": api.base, "tunnels": tunnels})
+        print_json({**state, "api": api.base, "tunnels": tunnels, "certificate_states": certificates})
         return Exit.OK
     counts = (_counted(int(state[f"active_{what}s"]), what) for what in ("session", "tunnel"))
     print("  ".join((api.base, "ok", *counts)))
     if not api.token:
         print("no token at hand, so the tunnels are not shown", file=sys.stderr)
-    _print_table(
+    print_table(
         ("public URL", "kind", "agent", "since", "requests", "in", "out"), [_tunnel_row(one) for one in tunnels]
     )
+    if certificates:
+        rows = [_certificate_row(one) for one in certificates]
+        print_table(("certificate for", "state", "ends", "message"), rows)
     return Exit.OK
 
 
@@ -127,6 +131,11 @@ def _tunnel_row(tunnel: Mapping[str, Any]) -> tuple[str, ...]:
         str(tunnel.get(key, "")) for key in ("public_url", "protocol", "client_addr", "request_count")
     )
     return (url, kind, agent, since, requests, *traffic)
+
+
+def _certificate_row(certificate: Mapping[str, Any]) -> tuple[str, ...]:
+    name, state, message = (str(certificate.get(key, "")) for key in ("name", "state", "message"))
+    return (name, state, _minute(certificate.get("not_after")), message)
 
 
 def create_token(
@@ -164,7 +173,7 @@ def list_tokens(base: str | None, token_file: Path | None, *, as_json: bool) -> 
         for token in tokens:
             print_json(token)
         return Exit.OK
-    _print_table(("label", "scope", "created", "last used", "tunnels", "id"), [_token_row(token) for token in tokens])
+    print_table(("label", "scope", "created", "last used", "tunnels", "id"), [_token_row(token) for token in tokens])
     return Exit.OK
 
 
@@ -201,7 +210,8 @@ def _resolve(wanted: str, tokens: list[Mapping[str, Any]]) -> str:
     return matching[0]
 
 
-def _print_table(headings: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def print_table(headings: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows under their headings; nothing when there are none."""
     if not rows:
         return
     table = Table(box=None, pad_edge=False, header_style="dim")

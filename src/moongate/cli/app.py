@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moongate import __version__
-from moongate.cli import flags
+from moongate.cli import flags, rules
 from moongate.cli.agent_group import agent_app
 from moongate.cli.outcome import Exit, UsageError, exit_for, report
 from moongate.errors import MoongateError
@@ -359,5 +359,6 @@ def config_schema() -> int:
 
 
 app.add_typer(agent_app, name="agent")
+rules.register(app)
 app.add_typer(token_app, name="token")
 app.add_typer(config_app, name="config")

@@ -1,15 +1,21 @@
 """A real browser without a window."""
 
+import json
 import os
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
+from typing import Any
 
-from testbed import require_peer
+import httpx
+from websockets.sync.client import ClientConnection, connect
 
-__all__ = ["browsing", "document_of"]
+from testbed import require_peer, until
+
+__all__ = ["Tab", "browsing", "document_of", "tab_of"]
 
 PAGE_S = 60.0
 END_S = 10.0
@@ -61,3 +67,55 @@ def document_of(url: str, folder: Path) -> str:
     with browsing(url, folder, "--dump-dom") as browser:
         out, _ = browser.communicate(timeout=PAGE_S)
         return out.decode("utf-8", "replace")
+
+
+class Tab:
+    """A page that a test looks at and types into, over the DevTools protocol."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self._numbers = count(1)
+
+    def _call(self, method: str, **params: Any) -> dict[str, Any]:
+        number = next(self._numbers)
+        self._connection.send(json.dumps({"id": number, "method": method, "params": params}))
+        while True:
+            message = json.loads(self._connection.recv(timeout=PAGE_S))
+            if message.get("id") == number:
+                assert "error" not in message, message
+                return dict(message["result"])
+
+    def look(self, expression: str) -> Any:
+        """Return what an expression is on the page; None where it fails, as on a page that is just being left."""
+        result = self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return result["result"].get("value")
+
+    def wait(self, expression: str) -> None:
+        """Wait until an expression is true on the page."""
+        until(lambda: bool(self.look(expression)), timeout_s=PAGE_S, what=f"{expression} on the page")
+
+    def type(self, text: str) -> None:
+        """Type into what has the focus, and press Enter."""
+        self._call("Input.insertText", text=text)
+        enter = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
+        self._call("Input.dispatchKeyEvent", type="keyDown", **enter)
+        self._call("Input.dispatchKeyEvent", type="keyUp", **enter)
+
+
+@contextmanager
+def tab_of(url: str, folder: Path) -> Iterator[Tab]:
+    """Open a page that stays open."""
+    with browsing(url, folder, "--remote-debugging-port=0"):
+        told = folder / "DevToolsActivePort"
+        until(lambda: told.exists() and "\n" in told.read_text(), timeout_s=PAGE_S, what="the browser's port")
+        listing = f"http://127.0.0.1:{told.read_text().split()[0]}/json"
+        pages: list[str] = []
+
+        def found() -> bool:
+            targets = httpx.get(listing, trust_env=False, timeout=PAGE_S).json()
+            pages[:] = [target["webSocketDebuggerUrl"] for target in targets if target["type"] == "page"]
+            return bool(pages)
+
+        until(found, timeout_s=PAGE_S, what="the browser's page")
+        with connect(pages[0], proxy=None, max_size=None) as connection:
+            yield Tab(connection)

@@ -23,6 +23,7 @@ from moongate.audit.sealing import Sealer
 from moongate.config import Config, load_config
 from moongate.edge.routes import Tunnel
 from moongate.identity.tokens import Tokens
+from moongate.net.acme.keeping import CertificateStatus
 from moongate.net.listening import Peer
 from moongate.storage.database import Database
 from moongate.telemetry import Metrics
@@ -162,6 +163,7 @@ async def _parts(
         metrics=Metrics(),
         resend=send_again,
         close_tunnel=close_tunnel,
+        certificates=lambda: {"shop.example.test": CertificateStatus("ready", not_after=1_788_091_089.0)},
         ca_pem=b"-----BEGIN CERTIFICATE-----\n",
         node_id=NODE_ID,
         version="2026.11.0",

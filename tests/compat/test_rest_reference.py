@@ -62,6 +62,7 @@ async def test_the_examples_of_the_page_have_the_members_of_real_answers(bed: Ap
         "Tokens": "/api/tokens",
         "History": "/api/history",
         "Connections": "/api/connections",
+        "Certificates": "/api/certificates",
     }
     answers = {title: members((await bed.client.get(path)).json()) for title, path in paths.items()}
     assert answers == {title: members(EXAMPLES[title]) for title in paths}

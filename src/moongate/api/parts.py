@@ -1,6 +1,7 @@
 """What the application is made of; the node puts it together and hands it in by the front door."""
 
 import asyncio
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Protocol
 
@@ -14,6 +15,7 @@ from moongate.audit.history import History
 from moongate.config import Config
 from moongate.edge.routes import Routes, Tunnel
 from moongate.identity.tokens import Tokens
+from moongate.net.acme.keeping import CertificateStatus
 from moongate.telemetry import Metrics
 
 
@@ -53,6 +55,7 @@ class Parts:
     metrics: Metrics
     resend: Resend
     close_tunnel: CloseTunnel
+    certificates: Callable[[], Mapping[str, CertificateStatus]] = dict
     ca_pem: bytes
     node_id: str
     version: str

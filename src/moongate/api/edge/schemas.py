@@ -100,6 +100,23 @@ class Error(BaseModel):
     error: str
 
 
+class CertificateCounts(BaseModel):
+    """How many names want a certificate by ACME, by how it is with them."""
+
+    ready: Count
+    pending: Count
+    failed: Count
+
+
+class Certificate(BaseModel):
+    """How it is with the certificate of one name that wants one by ACME."""
+
+    name: str
+    state: Literal["pending", "ready", "failed"]
+    message: str = Field(description="Why there is none, or why it could not be renewed; empty when all is well")
+    not_after: Time | None = Field(description="When it ends; null while there is none")
+
+
 class Status(BaseModel):
     """Whether the node is well, and how busy it is."""
 
@@ -107,6 +124,7 @@ class Status(BaseModel):
     active_sessions: Count
     active_tunnels: Count = Field(description="HTTP and TCP tunnels")
     active_tls_tunnels: Count = Field(description="Tunnels that pass TLS through")
+    certificates: CertificateCounts
     version: str
 
 

@@ -15,6 +15,7 @@ async def get_status(parts: Made) -> Response:
     """Count what is in memory; no database is asked, so that it may be polled."""
     kinds = [tunnel.kind for tunnel in parts.routes.tunnels()]
     tls = kinds.count("tls")
+    states = [status.state for status in parts.certificates().values()]
     # The published API counts HTTP and TCP; what it does not know is counted apart.
     return Answer(
         {
@@ -22,6 +23,7 @@ async def get_status(parts: Made) -> Response:
             "active_sessions": parts.routes.session_count,
             "active_tunnels": len(kinds) - tls,
             "active_tls_tunnels": tls,
+            "certificates": {state: states.count(state) for state in ("ready", "pending", "failed")},
             "version": parts.version,
         }
     )

@@ -1,12 +1,13 @@
 """The agent's side of UDP: one socket for each visitor, connected to the upstream."""
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
 from moongate.errors import ReachError
-from moongate.net.dialing import dial_udp
+from moongate.net.dialing import connect_udp
 
 RESOLVE_TIMEOUT_S: Final = 10.0
 EARLY_DATAGRAMS: Final = 32
@@ -22,8 +23,8 @@ class UpstreamSocket(asyncio.DatagramProtocol):
         """`failed` is told why the host cannot be reached, as often as the system says so."""
         self._receive = receive
         self._failed = failed
-        self._transport: asyncio.DatagramTransport | None = None
-        self._is_full = False
+        self._transport: asyncio.BaseTransport | None = None
+        self._socket: socket.socket | None = None
         self._is_closed = False
         self._where = f"{host}:{port}"
         self._early: deque[bytes] = deque(maxlen=EARLY_DATAGRAMS)
@@ -31,15 +32,14 @@ class UpstreamSocket(asyncio.DatagramProtocol):
 
     async def _dial(self, host: str, port: int) -> None:
         try:
-            await dial_udp(host, port, lambda: self, timeout_s=RESOLVE_TIMEOUT_S)
+            self._socket = await connect_udp(host, port, timeout_s=RESOLVE_TIMEOUT_S)
         except ReachError as error:
             self._failed(error.message)
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        if self._is_closed:
-            cast(asyncio.DatagramTransport, transport).abort()
             return
-        self._transport = cast(asyncio.DatagramTransport, transport)
+        loop = asyncio.get_running_loop()
+        self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=self._socket)
+        if self._is_closed:
+            self._transport.close()
         while self._early:
             self.send(self._early.popleft())
 
@@ -52,19 +52,16 @@ class UpstreamSocket(asyncio.DatagramProtocol):
             reason = "nothing listens there" if isinstance(exc, ConnectionRefusedError) else str(exc)
             self._failed(f"UDP {self._where} did not take a datagram: {reason}")
 
-    def pause_writing(self) -> None:
-        self._is_full = True
-
-    def resume_writing(self) -> None:
-        self._is_full = False
-
     def send(self, data: bytes) -> None:
         """Send one datagram, or drop it when the socket cannot take it now."""
-        if self._transport is None:
+        if self._transport is None or self._socket is None:
             self._early.append(data)
-        elif not self._is_full and not self._is_closed:
+        elif not self._is_closed:
             try:
-                self._transport.sendto(data)
+                # Past the loop's transport, which would keep what the socket cannot take, and sends nothing empty.
+                self._socket.send(data)
+            except BlockingIOError:
+                pass
             except OSError as error:
                 self.error_received(error)
 
@@ -72,7 +69,7 @@ class UpstreamSocket(asyncio.DatagramProtocol):
         """Give the socket back."""
         self._is_closed = True
         self._early.clear()
-        if self._transport is None:
+        if self._transport is not None:
+            self._transport.close()
+        elif self._socket is None:
             self._dialing.cancel()
-        else:
-            self._transport.abort()

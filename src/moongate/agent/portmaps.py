@@ -15,6 +15,7 @@ from moongate.agent.datagrams import UpstreamSocket
 from moongate.errors import MoongateError, PortInUse
 from moongate.net.addresses import host_port
 from moongate.net.dialing import dial_tcp
+from moongate.net.listening import bind_udp
 from moongate.relay.channels import Channel, ChannelReset
 from moongate.relay.datagrams import IDLE_S, DatagramEnd, DatagramPort, Session, Source
 from moongate.relay.pump import Half, join
@@ -223,7 +224,7 @@ class _UdpMap:
         return len(self._port.sessions)
 
     async def open(self) -> None:
-        await self._port.open(BIND, self.port)
+        await self._port.open(await bind_udp(BIND, self.port))
 
     def _begin(self, port: DatagramPort, source: Source) -> Session | None:
         if self._sweeping is None:

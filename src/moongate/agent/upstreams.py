@@ -11,7 +11,7 @@ from moongate.agent.datagrams import UpstreamSocket
 from moongate.agent.routes import NOTHING, Route
 from moongate.agent.sites import Folder, Site, Sites
 from moongate.errors import ReachError, UpstreamRefused, UpstreamTimeout, UpstreamUnresolved
-from moongate.net.dialing import dial_tcp, dial_udp
+from moongate.net.dialing import connect_udp, dial_tcp
 from moongate.relay.channels import Channel
 from moongate.relay.datagrams import DatagramEnd
 from moongate.relay.pump import Half, join
@@ -217,13 +217,11 @@ class UpstreamDialer:
         # where it once refused one, only an answer shows that it is there again.
         upstream = self.route.upstream
         try:
-            transport, _ = await dial_udp(
-                upstream.host, upstream.port, asyncio.DatagramProtocol, timeout_s=DIAL_TIMEOUT_S
-            )
+            sock = await connect_udp(upstream.host, upstream.port, timeout_s=DIAL_TIMEOUT_S)
         except ReachError as error:
             self.failure = error.message
             return
-        transport.abort()
+        sock.close()
         if not self.failure:
             self.prove(0.0)
 

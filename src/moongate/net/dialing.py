@@ -23,7 +23,7 @@ from moongate.errors import (
 )
 from moongate.net.addresses import OWN_AUTHORITY_ALPN, NodeAddress, host_port, is_loopback, make_join
 
-__all__ = ["NodeAddress", "dial_tcp", "dial_udp", "make_join", "node_context", "resolve"]
+__all__ = ["NodeAddress", "connect_udp", "dial_tcp", "make_join", "node_context", "resolve"]
 
 ALTERNATE_AFTER_S = 0.25
 """How long an address may take before the next one is tried beside it (RFC 8305 §8)."""
@@ -98,9 +98,7 @@ async def _dial(
     return await loop.create_connection(lambda: protocol, addresses[-1][1], port, ssl=tls, server_hostname=name)
 
 
-async def dial_udp(
-    host: str, port: int, protocol_factory: Callable[[], P], *, timeout_s: float
-) -> tuple[asyncio.DatagramTransport, P]:
+async def connect_udp(host: str, port: int, *, timeout_s: float) -> socket.socket:
     """Connect a UDP socket to the first address of a host that there is a way to; whether anybody is there, only an
     answer will tell.
 
@@ -109,26 +107,31 @@ async def dial_udp(
         UpstreamRefused: If there is no way to any of its addresses.
         UpstreamTimeout: If the name was not found out in time.
     """
-    where = host_port(host, port)
     try:
         async with asyncio.timeout(timeout_s):
-            return await _connect_udp(await resolve(host, port), port, protocol_factory)
+            addresses = await resolve(host, port)
     except TimeoutError as failure:
         raise UpstreamTimeout(f"the address of {host} was not found within {timeout_s:g} s") from failure
     except socket.gaierror as failure:
         raise UpstreamUnresolved(f"{host} has no address: {failure.strerror}") from failure
-    except OSError as failure:
-        raise _refused(where, failure) from failure
-
-
-async def _connect_udp(
-    addresses: list[Address], port: int, protocol_factory: Callable[[], P]
-) -> tuple[asyncio.DatagramTransport, P]:
-    loop = asyncio.get_running_loop()
-    for _, address in addresses[:-1]:
+    for address in addresses[:-1]:
         with suppress(OSError):
-            return await loop.create_datagram_endpoint(protocol_factory, remote_addr=(address, port))
-    return await loop.create_datagram_endpoint(protocol_factory, remote_addr=(addresses[-1][1], port))
+            return _udp_socket(address, port)
+    try:
+        return _udp_socket(addresses[-1], port)
+    except OSError as failure:
+        raise _refused(host_port(host, port), failure) from failure
+
+
+def _udp_socket(address: Address, port: int) -> socket.socket:
+    sock = socket.socket(address[0], socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        sock.connect((address[1], port))  # sends nothing
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 async def resolve(host: str, port: int) -> list[Address]:

@@ -19,7 +19,7 @@ from moongate.tasks import TaskSet
 from moongate.telemetry import get_logger
 from moongate.wire.hello import ClientHello, ProxyHeader, may_be_proxy, parse_client_hello, parse_proxy
 
-__all__ = ["HttpFactory", "Listener", "ListenerCounts", "PassThrough", "Peer", "RawFactory", "bind", "feed"]
+__all__ = ["HttpFactory", "Listener", "ListenerCounts", "PassThrough", "Peer", "RawFactory", "bind", "bind_udp", "feed"]
 
 log = get_logger(__name__)
 
@@ -404,6 +404,27 @@ async def bind(host: str, port: int, *, reuse_port: bool = False) -> list[socket
             sock.close()
         raise _bind_failure(host_port(host, port), failure) from failure
     return sockets
+
+
+async def bind_udp(host: str, port: int) -> socket.socket:
+    """Bind a UDP socket to the first address that a host name stands for.
+
+    Raises:
+        OSError: If the name has no address, or another program has the port.
+    """
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        sock.setblocking(False)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
+        sock.bind(address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def _bind_one(family: int, address: tuple[str | int, ...], *, reuse_port: bool) -> socket.socket:

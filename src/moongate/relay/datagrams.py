@@ -4,6 +4,7 @@ Who may have a session, and for how long, is left to those who begin one.
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 
@@ -40,29 +41,17 @@ class DatagramPort(asyncio.DatagramProtocol):
     def __init__(self, begin: Callable[["DatagramPort", Source], Session | None]) -> None:
         """`begin` makes the session of a new source, or None to drop what it sends."""
         self._begin = begin
-        self._transport: asyncio.DatagramTransport | None = None
-        self._local = ("", 0)
-        self._is_full = False
+        self._transport: asyncio.BaseTransport | None = None
+        self._socket: socket.socket
+        self.local = ("", 0)
         self.sessions: dict[Source, Session] = {}
 
-    async def open(self, host: str, port: int) -> None:
-        """Bind the socket.
-
-        Raises:
-            OSError: If it cannot be bound.
-        """
-        loop = asyncio.get_running_loop()
-        await loop.create_datagram_endpoint(lambda: self, local_addr=(host, port))
-
-    @property
-    def local(self) -> tuple[str, int]:
-        """Where the socket is bound."""
-        return self._local
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.DatagramTransport, transport)
-        address = transport.get_extra_info("sockname")
-        self._local = address[0], address[1]
+    async def open(self, bound: socket.socket) -> None:
+        """Take a bound socket and serve who sends to it."""
+        self._socket = bound
+        address = bound.getsockname()
+        self.local = address[0], address[1]
+        self._transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: self, sock=bound)
 
     def datagram_received(self, data: bytes, addr: Source) -> None:
         session = self.sessions.get(addr)
@@ -79,18 +68,15 @@ class DatagramPort(asyncio.DatagramProtocol):
         # What the network says about one answer is no reason to stop serving the others.
         log.debug("datagram not delivered", reason=str(exc))
 
-    def pause_writing(self) -> None:
-        self._is_full = True
-
-    def resume_writing(self) -> None:
-        self._is_full = False
-
     def send(self, data: bytes, to: Source) -> None:
         """Send one datagram, or drop it when the socket cannot take it now."""
-        if self._transport is None or self._is_full:
+        if self._transport is None:
             return
         try:
-            self._transport.sendto(data, to)
+            # Past the loop's transport, which would keep what the socket cannot take, and sends nothing that is empty.
+            self._socket.sendto(data, to)
+        except BlockingIOError:
+            pass
         except OSError as error:
             self.error_received(error)
 
@@ -105,7 +91,7 @@ class DatagramPort(asyncio.DatagramProtocol):
         self.sessions.clear()
         transport, self._transport = self._transport, None
         if transport is not None:
-            transport.abort()
+            transport.close()
 
 
 class DatagramEnd(asyncio.Protocol):

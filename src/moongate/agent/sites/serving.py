@@ -80,6 +80,7 @@ class Site(Half):
         "_dial",
         "_folder",
         "_held",
+        "_method",
         "_on_lost",
         "_parser",
         "_paused",
@@ -114,6 +115,7 @@ class Site(Half):
         self._parser: Any = HttpRequestParser(self)
         self._state = _READY
         self._url = b""
+        self._method = b""
         self._asked: dict[str, bytes] | None = None
         self._begun = False  # a request is being read, or has been
         self._whole = False  # all of it
@@ -222,7 +224,8 @@ class Site(Half):
         if self.lost or self._whole:
             return
         upgrade = self._parser.should_upgrade()
-        if self._reach is not None and (upgrade or self._parser.get_method() not in _FILE_METHODS):
+        self._method = self._parser.get_method()
+        if self._reach is not None and (upgrade or self._method not in _FILE_METHODS):
             self._pass(switching=upgrade)
             return
         self._unframed = upgrade and self._has_body()
@@ -238,7 +241,7 @@ class Site(Half):
     # -- the answer
 
     def _answer(self) -> None:
-        if self._parser.get_method() not in _FILE_METHODS:
+        if self._method not in _FILE_METHODS:
             self._say(405, b"A folder is only read: use GET or HEAD.\n", (b"Allow", b"GET, HEAD"))
             return
         path = path_of(self._url)
@@ -286,13 +289,12 @@ class Site(Half):
 
     def _say_small(self, found: SmallFile) -> None:
         self._held = None
-        if self._asked is None and self._parser.get_method() == b"GET":
+        if self._asked is None and self._method == b"GET":
             self._write(b"".join((found.head, self._sites.date(), found.body)))
         else:
-            method = self._parser.get_method()
-            decision = decide(method, self._conditions(), found.facts)
+            decision = decide(self._method, self._conditions(), found.facts)
             answer = file_head(decision, found.facts) + self._sites.date()
-            if method == b"GET":
+            if self._method == b"GET":
                 answer += found.body[decision.start : decision.end]
             self._write(answer)
         self._answered()
@@ -303,10 +305,9 @@ class Site(Half):
 
     def _send_large(self, found: LargeFile) -> None:
         self._held = None
-        method = self._parser.get_method()
-        decision = decide(method, self._conditions(), found.facts)
+        decision = decide(self._method, self._conditions(), found.facts)
         self._write(file_head(decision, found.facts) + self._sites.date())
-        if method == b"HEAD" or decision.start == decision.end:
+        if self._method == b"HEAD" or decision.start == decision.end:
             os.close(found.descriptor)
             self._answered()
             return
@@ -348,7 +349,7 @@ class Site(Half):
     def _say(self, status: int, text: bytes, *fields: tuple[bytes, bytes], content_type: bytes = PLAIN) -> None:
         self._held = None
         first = text_head(status, text, content_type, *fields) + self._sites.date()
-        self._write(first if self._parser.get_method() == b"HEAD" else first + text)
+        self._write(first if self._method == b"HEAD" else first + text)
         self._answered()
 
     def _write(self, answer: bytes) -> None:

@@ -93,12 +93,15 @@ def test_every_flag_in_the_guides_exists() -> None:
     reference = (ROOT / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
     pages = [*(ROOT / "docs" / "howto").glob("*.md"), *(ROOT / "docs" / "tutorial").glob("*.md")]
     commands = [
-        line for page in pages for line in re.findall(r"^moongate .*", page.read_text(encoding="utf-8"), re.MULTILINE)
+        line
+        for page in pages
+        for line in re.findall(r"^(?:sudo )?(moongate .*)", page.read_text(encoding="utf-8"), re.MULTILINE)
     ]
     assert commands
     for command in commands:
         words = command.split(">")[0].split()
-        name = " ".join(words[:3] if words[1] in ("token", "config") else words[:2])
+        names = [" ".join(words[:count]) for count in (4, 3, 2)]
+        name = next((name for name in names if f"\n## {name}\n" in reference), command)
         section = reference.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
         assert section, command
         for flag in re.findall(r"(?<=\s)--?[a-z][a-z-]*", command):

@@ -9,9 +9,10 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, func, select, text
 
 from moongate.errors import ConfigurationError, StorageError
+from moongate.storage import migrating
 from moongate.storage.database import Database
 from moongate.storage.migrating import HEAD, current
-from moongate.storage.schema import metadata, tokens
+from moongate.storage.schema import kept_names, metadata, tokens
 
 
 def token(number: int, **members: Any) -> dict[str, Any]:
@@ -40,6 +41,22 @@ async def test_opening_twice_changes_nothing(database_url: str) -> None:
         await db.write_rows(db.insert(tokens).on_conflict_do_nothing(), [token(1)])
         assert await count(db) == 1
         await db.aclose()
+
+
+async def test_a_database_of_the_first_version_gets_what_it_lacks_and_keeps_what_it_has(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(migrating, "HEAD", "0001")
+        db = await Database.open(database_url)
+    await db.write_rows(db.insert(tokens), [token(1)])
+    await db.aclose()
+    db = await Database.open(database_url)
+    async with db.connect() as conn:
+        assert await conn.run_sync(current) == HEAD
+        assert (await conn.execute(select(kept_names))).all() == []
+    assert await count(db) == 1
+    await db.aclose()
 
 
 async def test_processes_that_start_together_migrate_once(database_url: str) -> None:

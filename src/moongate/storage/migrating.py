@@ -42,7 +42,7 @@ def _upgrade(conn: Connection) -> None:
     config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
     config.attributes["connection"] = conn
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, HEAD)
     except CommandError as error:
         raise StorageError(
             f"the database is at revision {current(conn)}, which this version does not know",

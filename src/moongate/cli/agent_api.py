@@ -211,7 +211,8 @@ def _place_of(rule: Rule) -> str:
     if rule.get("upstreamURL"):
         return str(rule["upstreamURL"])
     if rule.get("destination"):
-        return f"{rule['destination']}:{rule.get('port') or rule.get('dstPort')}"
+        # In a port's rule `port` is the public one.
+        return f"{rule['destination']}:{rule.get('dstPort') or rule.get('port')}"
     return f"→ {rule['redirectURL']}" if rule.get("redirectURL") else "-"
 
 

@@ -55,9 +55,11 @@ def run(arguments: Sequence[str], *, secrets_exposed: bool = False) -> int:
 
 
 def _typed_wrong(error: typer.TyperException, *, as_json: bool) -> int:
-    # Without a message the help has been printed already, because no command was given.
     message = error.format_message().rstrip(".")
-    if message:
+    if message.startswith("Usage:"):
+        # No command was given: the message is the help, or is empty where that was printed already.
+        print(error.format_message(), file=sys.stderr)
+    elif message:
         report(UsageError.code, message[:1].lower() + message[1:], "", as_json=as_json)
     return Exit.USAGE
 

@@ -53,6 +53,16 @@ def test_a_slip_is_one_clear_line_and_exit_code_2(
     assert all(line.startswith("hint: ") for line in more)
 
 
+@pytest.mark.parametrize("words", [[], ["agent"], ["token"]])
+def test_without_a_command_there_is_help_and_no_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    said = captured.out + captured.err
+    assert said.startswith(" ".join(["Usage: moongate", *words]))
+    assert "error:" not in said
+    assert len(said.splitlines()) > 5
+
+
 def test_a_slip_is_an_event_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["http", "3000", "--json"]) == 2
     captured = capsys.readouterr()

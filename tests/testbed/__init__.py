@@ -41,6 +41,7 @@ PEERS = {
     "ssh": Peer("openssh-client", ("ssh",)),
     "ssh-keygen": Peer("openssh-client", ("ssh-keygen",)),
     "sshd": Peer("openssh-server", ("sshd",)),
+    "strace": Peer("strace", ("strace",)),
     "systemctl": Peer("systemd", ("systemctl",)),
     "systemd-analyze": Peer("systemd", ("systemd-analyze",)),
 }

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from testbed import until
@@ -42,10 +42,12 @@ def command_of(line: str, env: Mapping[str, str]) -> list[str]:
 class ServiceManager:
     """Runs one unit; its state, credentials and socket are in a folder."""
 
-    def __init__(self, unit: Path, folder: Path, env: Mapping[str, str]) -> None:
+    def __init__(self, unit: Path, folder: Path, env: Mapping[str, str], *, before: Sequence[str] = ()) -> None:
+        """Take the unit's file, a folder of our own, and what to put before the command: a tracer, a namespace."""
         self._unit = unit
         self._folder = folder
         self._given = dict(env)
+        self._before = tuple(before)
         self._leaving = threading.Event()
         self.notes: list[tuple[float, str]] = []
         """Every line that was sent to the socket, and when (monotonic)."""
@@ -80,7 +82,7 @@ class ServiceManager:
         with (self._folder / "journal").open("ab") as journal:
             self.process = subprocess.Popen(
                 # The watchdog is meant for this process alone (sd_watchdog_enabled(3)).
-                ["/bin/sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh", *command_of(command, env)],
+                [*self._before, "/bin/sh", "-c", 'WATCHDOG_PID=$$ exec "$@"', "sh", *command_of(command, env)],
                 env=env,
                 cwd="/",
                 stdin=subprocess.DEVNULL,

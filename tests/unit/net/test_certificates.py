@@ -273,3 +273,85 @@ def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_passphrase(home
     given = write_pair(tmp_path / "given", "a.example.com", passphrase=b"secret")
     with pytest.raises(ConfigurationError, match="is encrypted"):
         Certificates(home, "localhost", given=given)
+
+
+class TestPairs:
+    """Certificates that are set for single names while the node runs."""
+
+    @staticmethod
+    def pair(folder: Path, *names: str) -> tuple[bytes, bytes]:
+        chain, key = write_pair(folder, *names)
+        return chain.read_bytes(), key.read_bytes()
+
+    def test_a_name_shows_its_own_certificate_and_its_neighbours_do_not(self, home: Path, tmp_path: Path) -> None:
+        certificates = Certificates(home, "localhost")
+        chain, key = self.pair(tmp_path / "own", "shop.example.test", "www.shop.example.test")
+        ends_at = certificates.set_pair("shop.example.test", chain, key)
+        assert ends_at == x509.load_pem_x509_certificate(chain).not_valid_after_utc.timestamp()
+        assert names_shown(certificates.context_for("shop.example.test")) == {
+            "shop.example.test",
+            "www.shop.example.test",
+        }
+        assert names_shown(certificates.context_for("app.localhost")) == {"app.localhost"}
+        assert "www.shop.example.test" not in names_shown(certificates.context_for("www.shop.example.test"))
+
+    def test_taken_away_the_name_shows_what_it_showed_before(self, home: Path, tmp_path: Path) -> None:
+        certificates = Certificates(home, "localhost")
+        certificates.set_pair("app.localhost", *self.pair(tmp_path / "own", "app.localhost", "own.test"))
+        certificates.drop_pair("app.localhost")
+        certificates.drop_pair("app.localhost")
+        assert names_shown(certificates.context_for("app.localhost")) == {"app.localhost"}
+
+    def test_an_agents_own_goes_before_one_of_a_public_authority_and_that_before_given_files(
+        self, home: Path, tmp_path: Path
+    ) -> None:
+        certificates = Certificates(home, "gate.test", given=write_pair(tmp_path / "given", "*.gate.test"))
+        name = "app.gate.test"
+        certificates.set_pair(name, *self.pair(tmp_path / "acme", name, "acme.test"), source="acme")
+        certificates.set_pair(name, *self.pair(tmp_path / "own", name, "own.test"))
+        assert "own.test" in names_shown(certificates.context_for(name))
+        certificates.drop_pair(name)
+        assert "acme.test" in names_shown(certificates.context_for(name))
+        certificates.drop_pair(name, source="acme")
+        assert names_shown(certificates.context_for(name)) == {"*.gate.test"}
+
+    def test_agents_that_pin_our_authority_see_it_all_the_same(self, home: Path, tmp_path: Path) -> None:
+        certificates = Certificates(home, "gate.test")
+        certificates.set_pair("gate.test", *self.pair(tmp_path / "own", "gate.test"), source="acme")
+        shown = shake_hands(certificates.context_for("gate.test", own=True), "gate.test", trust=pem(certificates))
+        assert shown
+
+    def test_a_wildcard_is_good_for_a_name_under_it(self, home: Path, tmp_path: Path) -> None:
+        certificates = Certificates(home, "localhost")
+        certificates.set_pair("shop.example.test", *self.pair(tmp_path / "own", "*.example.test"))
+        assert names_shown(certificates.context_for("shop.example.test")) == {"*.example.test"}
+
+    def test_what_cannot_be_used_is_refused_by_name_and_the_old_one_stays(self, home: Path, tmp_path: Path) -> None:
+        certificates = Certificates(home, "localhost")
+        name = "shop.example.test"
+        chain, key = self.pair(tmp_path / "own", name)
+        other_chain, other_key = self.pair(tmp_path / "other", "other.example.test")
+        certificates.set_pair(name, chain, key)
+        for bad_chain, bad_key, why in [
+            (chain, other_key, f"certificate and key of {name} do not belong together"),
+            (b"no certificate", key, f"the certificate of {name} cannot be read"),
+            (chain, b"no key", f"certificate and key of {name}"),
+            (chain, b"", f"certificate and key of {name}"),
+            (other_chain, other_key, f"the certificate is for other.example.test, not for {name}"),
+            (chain * 200, key, "have more than"),
+        ]:
+            with pytest.raises(ConfigurationError, match=why):
+                certificates.set_pair(name, bad_chain, bad_key)
+        assert names_shown(certificates.context_for(name)) == {name}
+        assert {path.name for path in home.iterdir()} == {"ca.key", "ca.pem"}
+
+    def test_an_encrypted_key_is_refused_and_nobody_is_asked_for_its_passphrase(
+        self, home: Path, tmp_path: Path
+    ) -> None:
+        chain, key = write_pair(tmp_path / "own", "shop.example.test", passphrase=b"secret")
+        with pytest.raises(ConfigurationError, match=r"the key of shop\.example\.test is encrypted"):
+            Certificates(home, "localhost").set_pair("shop.example.test", chain.read_bytes(), key.read_bytes())
+
+
+def pem(certificates: Certificates) -> str:
+    return certificates.ca_pem.decode()

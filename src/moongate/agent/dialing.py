@@ -4,7 +4,15 @@ import asyncio
 import ssl
 from typing import Final, cast
 
-from moongate.errors import MoongateError, ReachError, TokenInvalid, UpstreamTimeout, VersionUnsupported
+from moongate.errors import (
+    LimitExceeded,
+    MoongateError,
+    NoPortFree,
+    ReachError,
+    TokenInvalid,
+    UpstreamTimeout,
+    VersionUnsupported,
+)
 from moongate.net.dialing import NodeAddress, dial_tcp, node_context
 from moongate.relay.links import Link, Receiver
 from moongate.wire import tunnel as wire
@@ -15,6 +23,8 @@ _MAX_HEAD: Final = 8192
 _REFUSALS: Final[dict[str, type[MoongateError]]] = {
     TokenInvalid.code: TokenInvalid,
     VersionUnsupported.code: VersionUnsupported,
+    NoPortFree.code: NoPortFree,
+    LimitExceeded.code: LimitExceeded,
 }
 
 

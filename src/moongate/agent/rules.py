@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from moongate.errors import RuleInvalid
+from moongate.identity.passwords import PASSWORD_MAX, is_password_hash
 
 Kind = Literal["https", "ports", "portmaps"]
 Members = Mapping[str, Any]
@@ -356,8 +357,20 @@ def _check_links(site: Site) -> None:
     for name, link in links.items():
         if link and not _is_link(link):
             raise RuleInvalid(f"{name} must be an http or https address: {link}")
+    for name, secret in (("password", site.password), ("basicHttpAuth", site.basic_http_auth)):
+        if len(secret) > PASSWORD_MAX:
+            raise RuleInvalid(f"{name} has more than {PASSWORD_MAX} characters")
+    _check_basic_auth(site.basic_http_auth)
     if site.rewrite_host and re.fullmatch(r"[!-~]{1,255}", site.rewrite_host) is None:
         raise RuleInvalid(f"invalid rewriteHost: {site.rewrite_host}")
+
+
+def _check_basic_auth(text: str) -> None:
+    if not text or text == MASK or is_password_hash(text):
+        return
+    user, _, password = text.partition(":")
+    if not user or not password:
+        raise RuleInvalid("basicHttpAuth must read user:password")
 
 
 def _is_link(text: str) -> bool:

@@ -344,7 +344,7 @@ class Agent:
             await asyncio.sleep(WATCH_S)
 
     def _claim(self, published: Publication) -> None:
-        if self._mux is None or published.is_asked or published.is_gone:
+        if self._mux is None or published.is_asked or published.is_gone or published.number is not None:
             return
         if published.state in ("superseded", "closed"):
             return

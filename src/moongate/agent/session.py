@@ -9,7 +9,7 @@ class State(StrEnum):
 
     STOPPED = "stopped"
     CONNECTING = "connecting"
-    WAITING = "waiting"
+    WAITING = "waiting"  # for the next attempt, or making one after the first
     CONNECTED = "connected"
     FAILED = "failed"
 
@@ -22,7 +22,6 @@ class Event(StrEnum):
     RESTART = "restart"
     LINKED = "linked"
     LOST = "lost"  # the link is gone, or an attempt failed
-    DUE = "due"  # the wait is over
     SPENT = "spent"  # as many attempts as there may be have failed
 
 
@@ -50,7 +49,6 @@ TURNS: Final[dict[tuple[State, Event], Turn]] = {
     (State.WAITING, Event.SHUTDOWN): (State.STOPPED, Deed.END),
     (State.WAITING, Event.RESTART): (State.CONNECTING, Deed.HURRY),
     (State.WAITING, Event.LINKED): (State.CONNECTED, Deed.NOTHING),
-    (State.WAITING, Event.DUE): (State.CONNECTING, Deed.NOTHING),
     (State.WAITING, Event.SPENT): (State.FAILED, Deed.NOTHING),
     (State.CONNECTED, Event.SHUTDOWN): (State.STOPPED, Deed.END),
     (State.CONNECTED, Event.RESTART): (State.CONNECTING, Deed.RENEW),

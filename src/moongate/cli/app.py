@@ -9,7 +9,7 @@ import typer
 
 from moongate import __version__
 from moongate.cli import flags, rules
-from moongate.cli.agent_group import agent_app
+from moongate.cli.agent_group import agent_app, agent_start
 from moongate.cli.outcome import Exit, UsageError, exit_for, report
 from moongate.errors import MoongateError
 
@@ -231,6 +231,9 @@ def up(
     asked = load_tunnels(file)
     manner = Manner(as_json, plain, once, verbose)
     return publish(list(asked.tunnels), server or asked.server, token_file or asked.token_file, manner)
+
+
+app.command("start")(agent_start)
 
 
 # --- node --------------------------------------------------------------------------------

@@ -208,8 +208,31 @@ class Acme(Section):
         return email
 
 
+class AgentApi(Section):
+    """The local API of `moongate agent start`; the node has nothing to do with it."""
+
+    port: Port = Field(4100, description="Port on 127.0.0.1 of the local API of `moongate agent start`.")
+    token: FilledSecret | None = Field(
+        None, description="Bearer token asked of every request to that API; by default none is."
+    )
+    hosts: Annotated[tuple[Domain, ...], BeforeValidator(_split_commas)] = Field(
+        (), description="Host names, besides loopback's, under which that API is called."
+    )
+    origins: Annotated[tuple[str, ...], BeforeValidator(_split_commas)] = Field(
+        (), description="Origins whose pages may call that API."
+    )
+
+
+class Reconnect(Section):
+    """How `moongate agent start` keeps its session."""
+
+    max_attempts: Count = Field(
+        0, description="Attempts in a row to reach the node before `moongate agent start` gives up; 0 is no limit."
+    )
+
+
 class Config(Section):
-    """Everything that one node is told."""
+    """Everything that one node, or an agent that stays, is told."""
 
     home: Path = Field(
         default_factory=default_home,
@@ -250,6 +273,8 @@ class Config(Section):
     log_format: Literal["console", "json"] = Field("console", description="Logs for people, or one JSON object a line.")
     limits: Limits = Limits()
     capture: Capture = Capture()
+    agent_api: AgentApi = AgentApi()
+    reconnect: Reconnect = Reconnect()
     acme: Acme = Acme()
 
     # How the values came about; filled in by the loader.

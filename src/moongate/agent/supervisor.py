@@ -1,0 +1,644 @@
+"""An agent that stays: its rules, its session with the node, its local ports, and what it answers its API.
+
+What is decided is decided elsewhere (agent.rulebook, agent.session); here it is done, saved and told.
+"""
+
+import asyncio
+import os
+import platform
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import Any, Final, cast
+
+import structlog
+
+from moongate import __version__
+from moongate.agent import reports
+from moongate.agent.feed import Feed
+from moongate.agent.health import Checked, Health, Target, is_listed, targets_of
+from moongate.agent.portmaps import PortMaps, Transport
+from moongate.agent.portmaps import Target as MapTarget
+from moongate.agent.publishing import asked_port_route, port_route, routes_of
+from moongate.agent.rulebook import NOT_APPLIED, Change, Edit, Result, RuleBook
+from moongate.agent.rules import PortMap, PortRule, Rule, Site
+from moongate.agent.service import Agent
+from moongate.agent.session import Deed, Event, State, turn
+from moongate.agent.sites import Sites
+from moongate.agent.store import RuleStore
+from moongate.errors import (
+    ConfigurationError,
+    LimitExceeded,
+    MoongateError,
+    NoPortFree,
+    PortInUse,
+    RuleInvalid,
+    RulesUnsaved,
+)
+from moongate.identity.passwords import hash_password, is_password_hash
+from moongate.net.dialing import NodeAddress
+from moongate.tasks import TaskSet
+
+log = structlog.get_logger(__name__)
+
+# How long a request waits for the node's word on what it has asked for.
+ANSWER_S: Final = 10.0
+GOODBYE_S: Final = 2.0
+# How often files of certificates, and local ports that could not be opened, are looked at again.
+TEND_S: Final = 30.0
+HEALTH_WATCH_S: Final = 10.0
+JOINED_ERRORS: Final = 20
+
+Envelope = dict[str, Any]
+
+_GO_SYSTEMS: Final = {"win32": "windows", "cygwin": "windows"}
+_GO_MACHINES: Final = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm"} | {
+    "i386": "386",
+    "i686": "386",
+}
+
+
+class RulesAgent:
+    """One agent with its rules; what the API asks of it is answered in envelopes."""
+
+    def __init__(
+        self,
+        store: RuleStore,
+        address: NodeAddress | None,
+        *,
+        token: str | None = None,
+        max_attempts: int = 0,
+        on_state: Callable[[State, str], None] = lambda _state, _detail: None,
+    ) -> None:
+        """Load the rules. `on_state` hears where the session is, and of what happened last.
+
+        Raises:
+            RulesUnsaved: If the rules cannot be read.
+        """
+        self._store = store
+        self._book = store.load()
+        self._sites = Sites(store.home)
+        self._agent: Agent | None = None
+        if address is not None:
+            self._agent = Agent(
+                address,
+                [],
+                on_event=self._on_event,
+                token=token,
+                sites=self._sites,
+                standing=True,
+                max_attempts=max_attempts,
+            )
+        self._server = str(address) if address is not None else ""
+        self._portmaps = PortMaps(self._dial_node, on_failure=self._portmap_failed)
+        self._unopened: dict[str, PortMap] = {}
+        self._health = Health()
+        self._feed = Feed()
+        self._tasks = TaskSet("rules")
+        self._writing = asyncio.Lock()
+        self._state = State.STOPPED
+        self._on_state = on_state
+        self._session: asyncio.Task[Any] | None = None
+        self._linked = asyncio.Event()
+        self._began = time.monotonic()
+        self._links = 0
+        self._asked = 0
+        self._last_error = ""
+
+    # -- life
+
+    async def open(self) -> None:
+        """Publish the rules that were kept, and begin to connect."""
+        for rule in self._book.rules():
+            self._set_routes(rule)
+        await self._open_portmaps(self._book.portmaps.values())
+        self._tasks.start("tend", self._tend())
+        self._tasks.start("watch health", self._watch_health())
+        if self._agent is not None:
+            self._do(Event.START)
+
+    async def aclose(self) -> None:
+        """End the session and let go of everything; the node keeps what is allocated."""
+        self._feed.close()
+        async with self._writing:  # what was begun is finished
+            await self._end_session()
+        await self._tasks.aclose()
+        self._portmaps.close_all()
+        self._sites.executor.shutdown(wait=False, cancel_futures=True)
+        self._store.close()
+
+    @property
+    def state(self) -> State:
+        """Where the session is."""
+        return self._state
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether there is a session with the node now."""
+        return self._state is State.CONNECTED
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether somebody keeps the session, if one is to be kept."""
+        if self._agent is None or self._state in (State.STOPPED, State.FAILED):
+            return True
+        return self._session is not None and not self._session.done()
+
+    @property
+    def book(self) -> RuleBook:
+        """The rules as they are now."""
+        return self._book
+
+    # -- the session
+
+    def info(self) -> Envelope:
+        """Return the versions, and whether there is a session now."""
+        version = f"v{__version__}"
+        return {
+            **_done(),
+            "version": version,
+            "runtimeVersion": version,
+            "isUpdated": False,
+            "isTunConnected": self.is_connected,
+            "uptime": int(time.monotonic() - self._began),
+            "hostname": socket.gethostname(),
+            "server": self._server,
+            "desired": "stopped" if self._state is State.STOPPED else "running",
+            "state": str(self._state),
+            "lastError": self._last_error,
+            "rulesKeptAside": str(self._store.kept_aside or ""),
+            "reconnects": max(0, self._links - 1),
+        }
+
+    async def start(self, wait_s: float = 0.0) -> Envelope:
+        """Begin to keep a session; wait that long for it. `isTunConnected` tells of the time before."""
+        before = self.is_connected
+        if self._agent is None:
+            return {**_failed("there is no node to connect to"), "isTunConnected": False}
+        if self._state in (State.STOPPED, State.FAILED):
+            await self._open_portmaps(self._book.portmaps.values())
+        self._do(Event.START)
+        return {**_done(), "isTunConnected": before, **await self._connected_within(wait_s)}
+
+    async def shutdown(self) -> Envelope:
+        """End the session, and keep none until it is started again."""
+        self._do(Event.SHUTDOWN)
+        await self._end_session()
+        self._portmaps.close_all()
+        return _done()
+
+    async def restart(self, wait_s: float = 0.0) -> Envelope:
+        """End the session and begin anew; wait that long for it."""
+        if self._agent is None:
+            return _failed("there is no node to connect to")
+        if self._state in (State.STOPPED, State.FAILED):
+            await self._open_portmaps(self._book.portmaps.values())
+        self._do(Event.RESTART)
+        return {**_done(), **await self._connected_within(wait_s)}
+
+    async def _connected_within(self, wait_s: float) -> Envelope:
+        if not wait_s:
+            return {}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(wait_s):
+                await self._linked.wait()
+        return {"connected": self.is_connected}
+
+    def _do(self, event: Event) -> None:
+        before, (self._state, deed) = self._state, turn(self._state, event)
+        agent = self._agent
+        if agent is None:
+            return
+        match deed:
+            case Deed.BEGIN:
+                previous, self._session = self._session, None
+                self._session = self._tasks.start("session", self._run(agent, previous))
+            case Deed.HURRY:
+                agent.hurry()
+            case Deed.RENEW:
+                agent.reconnect()
+            case Deed.END:
+                agent.stop()
+            case Deed.NOTHING:
+                pass
+        if self._state is not before:
+            self._state_changed(before)
+
+    def _state_changed(self, before: State) -> None:
+        if self._state is State.CONNECTED:
+            self._linked.set()
+            self._feed.publish("tunnel_up", {"server": self._server})
+        else:
+            self._linked.clear()
+        if before is State.CONNECTED:
+            self._feed.publish("tunnel_down", {"server": self._server, "state": str(self._state)})
+        log.info("session", state=str(self._state), reason=self._last_error)
+        self._on_state(self._state, self._last_error)
+
+    async def _run(self, agent: Agent, previous: asyncio.Task[Any] | None) -> None:
+        if previous is not None:
+            await asyncio.wait({previous})
+        await agent.run()
+        # Unless somebody stopped it, every attempt that there may be was made.
+        if asyncio.current_task() is self._session:
+            self._do(Event.SPENT)
+
+    async def _end_session(self) -> None:
+        session, self._session = self._session, None
+        if session is None or self._agent is None or session.done():
+            return
+        self._agent.stop()
+        await asyncio.wait({session}, timeout=GOODBYE_S)
+        session.cancel()
+        with suppress(asyncio.CancelledError):
+            await session
+
+    def _on_event(self, event: reports.AgentEvent) -> None:
+        match event:
+            case reports.Connected():
+                self._links += 1
+                self._last_error = ""
+                self._do(Event.LINKED)
+            case reports.Reconnecting(reason=reason):
+                self._last_error = reason
+                self._do(Event.LOST)
+            case reports.Refused(route=route, message=message):
+                self._last_error = f"{route.wanted}: {message}" if route is not None else message
+                log.warning("refused by the node", name=route and route.wanted, reason=message)
+            case reports.SupersededBy(route=route, message=message) | reports.ClosedBy(route=route, message=message):
+                self._last_error = f"{route.wanted}: {message}"
+                log.warning("taken by the node", name=route.wanted, reason=message)
+            case reports.UpstreamFailed(route=route, message=message):
+                log.info("upstream failed", name=route.wanted, reason=message)
+            case reports.CertificateTold(route=route, status=status):
+                log.info("certificate", name=route.wanted, state=status.state, reason=status.message)
+                self._feed.publish("health_changed", {"domain": route.wanted, "certificate": _certificate(status)})
+            case _:
+                pass
+
+    # -- the rules
+
+    def config(self, secrets: bool = False) -> Envelope:
+        """Return the rules in the order of their creation; hashes are masked unless `secrets`."""
+        machine = platform.machine()
+        system = os.uname().sysname.lower() if hasattr(os, "uname") else "windows"
+        return {
+            **_done(),
+            "version": f"v{__version__}",
+            "os": _GO_SYSTEMS.get(system, system),
+            "arch": _GO_MACHINES.get(machine, machine),
+            **self._book.members(secrets=secrets),
+        }
+
+    def ports(self) -> list[dict[str, Any]]:
+        """Return the allocated ports, in ascending order."""
+        return [port.members() for port in sorted(self._book.ports.values(), key=lambda one: (one.port, one.transport))]
+
+    async def create(self, body: dict[str, Any]) -> Envelope:
+        """Add rules."""
+        return await self._change(lambda: self._book.create(body))
+
+    async def update(self, body: dict[str, Any]) -> Envelope:
+        """Replace rules, each whole."""
+        return await self._change(lambda: self._book.update(body))
+
+    async def patch(self, body: dict[str, Any]) -> Envelope:
+        """Change the members that are given."""
+        return await self._change(lambda: self._book.patch(body))
+
+    async def delete(self, body: dict[str, Any]) -> Envelope:
+        """Remove rules; a port stays allocated."""
+        return await self._change(lambda: self._book.delete(body))
+
+    async def _change(self, decide: Callable[[], Edit]) -> Envelope:
+        return await self._unbroken(self._changed(decide))
+
+    async def _unbroken(self, work: Coroutine[Any, Any, Envelope]) -> Envelope:
+        """A change that was begun is finished, also if whoever asked for it has left meanwhile."""
+        return await asyncio.shield(self._tasks.start("change", work))
+
+    async def _changed(self, decide: Callable[[], Edit]) -> Envelope:
+        async with self._writing:
+            edit = decide()
+            if not edit.is_valid:
+                return _told(edit.results)
+            try:
+                edit = await self._hashed(edit)
+                opened = await self._listen(edit.changes)
+            except (RuleInvalid, PortInUse, ConfigurationError) as error:
+                return _told(_nothing_done(edit.results, error))
+            try:
+                self._store.save(edit.book)
+            except RulesUnsaved as error:
+                self._unlisten(opened)
+                return {**_told(_nothing_done(edit.results, error)), "error": error.message}
+            self._book = edit.book
+            refused = await self._publish(edit.changes)
+            self._undo(edit.changes, refused)
+            for change in edit.changes:
+                if (change.kind, change.key) not in refused:
+                    self._feed.publish("rule_changed", {"kind": change.kind, "key": change.key})
+            return _told(Result(one.kind, one.key, refused.get((one.kind, one.key), one.error)) for one in edit.results)
+
+    async def _hashed(self, edit: Edit) -> Edit:
+        """Passwords are kept as hashes only. Making one takes a moment on purpose, so it is done in a thread."""
+        changes = []
+        for change in edit.changes:
+            rule = change.after
+            if isinstance(rule, Site):
+                changes.append(Change(change.kind, change.key, change.before, await _with_hashes(rule)))
+            else:
+                changes.append(change)
+        return Edit(edit.results, tuple(changes), self._book.applied(changes))
+
+    async def _publish(self, changes: Iterable[Change]) -> dict[tuple[str, str], str]:
+        """Tell the node; returns what it refused, and why."""
+        answers: dict[asyncio.Future[Any], Change] = {}
+        for change in changes:
+            for answer in self._apply(change):
+                answers[answer] = change
+        agent = self._agent
+        if not answers or agent is None or not agent.is_connected:
+            return {}  # what is not known to the node yet is claimed when there is a link
+        done, _ = await asyncio.wait(answers, timeout=ANSWER_S)
+        refused: dict[tuple[str, str], str] = {}
+        for answer in done:
+            error = answer.exception()
+            if isinstance(error, MoongateError):
+                change = answers[answer]
+                refused[change.kind, change.key] = error.message
+        return refused
+
+    def _undo(self, changes: Iterable[Change], refused: dict[tuple[str, str], str]) -> None:
+        """Take back what the node has refused; the rest of the request stays."""
+        undone = [change.undone() for change in changes if (change.kind, change.key) in refused]
+        if not undone:
+            return
+        for change in undone:
+            self._apply(change)
+        self._book = self._book.applied(undone)
+        try:
+            self._store.save(self._book)
+        except RulesUnsaved as error:
+            # The file says more than is true; at the next start the node refuses it again, and says so.
+            self._last_error = error.message
+            log.error("rules not saved", reason=error.message)
+
+    def _apply(self, change: Change) -> list["asyncio.Future[Any]"]:
+        """Make the routes of one rule those of another; the futures end with the node's answers."""
+        agent = self._agent
+        if agent is None:
+            return []
+        before = routes_of(change.before) if change.before is not None else {}
+        after = routes_of(change.after) if change.after is not None else {}
+        for key in before.keys() - after.keys():
+            agent.drop_route(key)
+        return [agent.set_route(key, route) for key, route in after.items() if before.get(key) != route]
+
+    def _set_routes(self, rule: Rule) -> None:
+        if self._agent is not None:
+            for key, route in routes_of(rule).items():
+                self._agent.set_route(key, route)
+
+    # -- local ports
+
+    async def _listen(self, changes: Iterable[Change]) -> list[Change]:
+        """Open, move and close local ports; all of them, or none.
+
+        Raises:
+            PortInUse: If another program has one.
+        """
+        done: list[Change] = []
+        if self._state is State.STOPPED and self._agent is not None:
+            return done  # they are opened with the session
+        for change in changes:
+            if change.kind != "portmaps":
+                continue
+            try:
+                await self._remap(change)
+            except PortInUse as error:
+                self._unlisten(done)
+                reason = error.message.rpartition(": ")[2]
+                raise PortInUse(f"portmaps {change.key}: cannot listen on {change.key}: {reason}") from None
+            done.append(change)
+        return done
+
+    async def _remap(self, change: Change) -> None:
+        after = cast(PortMap | None, change.after)
+        if after is not None:
+            await self._portmaps.open(after.port, cast(Transport, after.transport), _target(after))
+        else:
+            self._portmaps.close(int(change.key))
+        self._unopened.pop(change.key, None)
+
+    def _unlisten(self, done: Iterable[Change]) -> None:
+        for change in done:
+            self._tasks.start("take back a port map", self._remap(change.undone()))
+
+    async def _open_portmaps(self, portmaps: Iterable[PortMap]) -> None:
+        for portmap in list(portmaps):
+            try:
+                await self._portmaps.open(portmap.port, cast(Transport, portmap.transport), _target(portmap))
+            except PortInUse as error:
+                if portmap.key not in self._unopened:
+                    log.warning("port map not opened; it is tried again", port=portmap.port, reason=error.message)
+                self._unopened[portmap.key] = portmap
+                self._last_error = error.message
+            else:
+                self._unopened.pop(portmap.key, None)
+
+    def _dial_node(self, port: int, transport: str, protocol: asyncio.BaseProtocol) -> Any:
+        if self._agent is None:
+            raise ConfigurationError("there is no node to connect to")
+        return self._agent.dial(port, transport, protocol)
+
+    def _portmap_failed(self, port: int, reason: str) -> None:
+        log.info("port map failed", port=port, reason=reason)
+
+    # -- ports of the node
+
+    async def allocate(self, port: int | None = None, transport: str = "tcp") -> Envelope:
+        """Take a port of the node, this one if one is named."""
+        return await self._unbroken(self._allocated(port, transport))
+
+    async def _allocated(self, port: int | None, transport: str) -> Envelope:
+        empty = {"port": 0, "message": ""}
+        async with self._writing:
+            agent = self._agent
+            known = self._book.port(port, transport) if port is not None else None
+            if known is not None:
+                return {**_done(), "port": known.port, "message": "port was allocated before"}
+            if agent is None or not agent.is_connected:
+                return {**_failed("tunnel is not connected"), **empty}
+            self._asked += 1
+            key = f"asked:{self._asked}"
+            try:
+                async with asyncio.timeout(ANSWER_S):
+                    ready = await agent.set_route(key, asked_port_route(port, transport))
+                if ready is None or ready.port is None:
+                    raise TimeoutError
+                edit = self._book.allocated(ready.port, transport)
+                self._store.save(edit.book)
+            except (TimeoutError, MoongateError) as error:
+                agent.drop_route(key)
+                return {**_failed(_why_no_port(error)), **empty}
+            self._book = edit.book
+            rule = cast(PortRule, edit.changes[0].after)
+            agent.rename_route(key, f"ports:{rule.key}")
+            # Only now, with the port written down, is the node to keep it for good.
+            await asyncio.wait({agent.set_route(f"ports:{rule.key}", port_route(rule))}, timeout=ANSWER_S)
+            self._feed.publish("rule_changed", {"kind": "ports", "key": rule.key})
+            return {**_done(), "port": ready.port, "message": "new port allocated"}
+
+    async def release(self, port: int, transport: str | None = None) -> Envelope:
+        """Give a port back to the node; without a transport the one it is allocated for."""
+        return await self._unbroken(self._released(port, transport))
+
+    async def _released(self, port: int, transport: str | None) -> Envelope:
+        async with self._writing:
+            edit = self._book.released(port, transport)
+            if not edit.is_valid:
+                return _failed(edit.results[0].error)
+            agent = self._agent
+            if agent is None or not agent.is_connected:
+                return _failed("tunnel is not connected")
+            rule = cast(PortRule, edit.changes[0].before)
+            key = f"ports:{rule.key}"
+            links = self._links
+            await asyncio.wait({agent.drop_route(key)}, timeout=ANSWER_S)
+            try:
+                if not agent.is_connected or self._links != links:
+                    raise RulesUnsaved("the link to the node was lost; the port may still be allocated")
+                self._store.save(edit.book)
+            except RulesUnsaved as error:
+                # It stays ours: it is claimed again at once, or when the link is back.
+                agent.set_route(key, port_route(rule))
+                return _failed(error.message)
+            self._book = edit.book
+            self._feed.publish("rule_changed", {"kind": "ports", "key": rule.key})
+            return _done()
+
+    # -- health and events
+
+    async def health(self) -> Envelope:
+        """Return whether each upstream can be reached."""
+        rules = [rule for rule in self._book.rules() if is_listed(rule)]
+        answers = await self._health.check(rules)
+        return {**_done(), "services": [self._service(cast(Site | PortRule, rule), answers) for rule in rules]}
+
+    def _service(self, rule: Site | PortRule, answers: dict[Target, Checked]) -> Envelope:
+        checked = [answers[target] for target in targets_of(rule) if target in answers]
+        errors = [one.error for one in checked if one.error]
+        child = {"http": rule.masked()} if isinstance(rule, Site) else {"port": rule.masked()}
+        return {
+            "flowID": rule.flow,
+            "flow": str(rule.flow),
+            "available": not errors,
+            **child,
+            "error": "; ".join(errors),
+            "checkedAt": _utc(max((one.at for one in checked), default=time.time())),
+            "latencyMs": max((one.latency_ms for one in checked), default=0.0),
+            **self._published(rule),
+        }
+
+    def _published(self, rule: Site | PortRule) -> Envelope:
+        """How the node takes the rule: what is said is said of its first route."""
+        shown = [self._agent.route_state(key) for key in routes_of(rule)] if self._agent is not None else []
+        states = [one for one in shown if one is not None]
+        if not states:
+            return {}
+        worst = next((one for one in states if one.state != "ready"), states[0])
+        told: Envelope = {"tunnel": {"state": worst.state, "url": states[0].public_url, "note": worst.note}}
+        if states[0].certificate.state != "none":
+            told["certificate"] = _certificate(states[0].certificate)
+        return told
+
+    def events(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        """Tell what happens from now on."""
+        return self._feed.subscribe()
+
+    # -- what is looked after
+
+    async def _tend(self) -> None:
+        while True:
+            await asyncio.sleep(TEND_S)
+            if self._unopened and self._state is not State.STOPPED:
+                await self._open_portmaps(self._unopened.values())
+            if self._agent is not None and any(site.ca for site in self._book.https.values()):
+                self._agent.send_changed_certificates()
+
+    async def _watch_health(self) -> None:
+        """While somebody listens, tell what has become reachable or has ceased to be."""
+        before: dict[str, bool] = {}
+        while True:
+            await asyncio.sleep(HEALTH_WATCH_S)
+            if not self._feed.has_listeners:
+                before = {}
+                continue
+            services = (await self.health())["services"]
+            now = {service["flow"]: service["available"] for service in services}
+            for service in services:
+                if before.get(service["flow"], service["available"]) != service["available"]:
+                    self._feed.publish("health_changed", service)
+            before = now
+
+
+def _target(portmap: PortMap) -> MapTarget:
+    return MapTarget(portmap.dst_port, portmap.destination)
+
+
+async def _with_hashes(site: Site) -> Site:
+    changed: dict[str, str] = {}
+    for name in ("password", "basic_http_auth"):
+        text = getattr(site, name)
+        if text and not is_password_hash(text):
+            changed[name] = await asyncio.to_thread(hash_password, text)
+    return site.model_copy(update=changed) if changed else site
+
+
+def _done() -> Envelope:
+    return {"status": True, "error": ""}
+
+
+def _failed(error: str) -> Envelope:
+    return {"status": False, "error": error}
+
+
+def _told(results: Iterable[Result]) -> Envelope:
+    """The envelope of a change: every item's own result, and their errors as one text."""
+    results = list(results)
+    failed = [result for result in results if result.error]
+    told = [result.sentence() for result in failed if result.error != NOT_APPLIED] or [one.error for one in failed[:1]]
+    more = [f"and {len(told) - JOINED_ERRORS} more"] if len(told) > JOINED_ERRORS else []
+    return {
+        "status": not failed,
+        "error": "; ".join([*told[:JOINED_ERRORS], *more]),
+        "results": [result.members() for result in results],
+    }
+
+
+def _nothing_done(results: Iterable[Result], error: MoongateError) -> list[Result]:
+    """The results of a request of which nothing was done; the item that the error names has it."""
+    told = [Result(one.kind, one.key, NOT_APPLIED) for one in results]
+    for index, one in enumerate(told):
+        if error.message.startswith(f"{one.kind} {one.key}: "):
+            told[index] = Result(one.kind, one.key, error.message.partition(": ")[2])
+            return told
+    return [Result(one.kind, one.key, error.message) for one in told]
+
+
+def _why_no_port(error: Exception) -> str:
+    if isinstance(error, NoPortFree):
+        return "no ports available"
+    if isinstance(error, LimitExceeded):
+        return "max port quota hit"
+    return error.message if isinstance(error, MoongateError) else "the node did not answer in time"
+
+
+def _certificate(status: reports.CertificateStatus) -> Envelope:
+    return {"state": status.state, "message": status.message, "notAfter": status.not_after}
+
+
+def _utc(at: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

@@ -344,5 +344,5 @@ def _pair_of(name: str, chain: bytes, key: bytes) -> Pair:
 
     try:
         return Pair.of(chain, key)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise OrderFailed(f"what the authority made for {name} cannot be used: {error}") from None

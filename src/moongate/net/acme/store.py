@@ -15,6 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -56,10 +57,13 @@ class Pair:
         Raises:
             ValueError: If it is none, or not this key's.
         """
-        leaf = x509.load_pem_x509_certificate(chain)
-        private = serialization.load_pem_private_key(key, password=None)
-        if leaf.public_key() != private.public_key():
-            raise ValueError("the certificate is not this key's")
+        try:
+            leaf = x509.load_pem_x509_certificate(chain)
+            private = serialization.load_pem_private_key(key, password=None)
+            if leaf.public_key() != private.public_key():
+                raise ValueError("the certificate is not this key's")
+        except (TypeError, UnsupportedAlgorithm) as error:
+            raise ValueError(str(error)) from None
         return cls(chain, key, leaf.not_valid_before_utc.timestamp(), leaf.not_valid_after_utc.timestamp())
 
 
@@ -92,7 +96,7 @@ class AcmeStore:
         if data is not None:
             try:
                 return _account_of(data)
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, UnsupportedAlgorithm) as error:
                 self._put_aside(path, str(error))
         account = Account(ec.generate_private_key(ec.SECP256R1()), None, None)
         self.save_account(account)
@@ -120,7 +124,7 @@ class AcmeStore:
         key, marker, chain = data.partition(_CERTIFICATE)
         try:
             return Pair.of(marker + chain, key)
-        except (ValueError, TypeError) as error:
+        except ValueError as error:
             self._put_aside(path, str(error))
             return None
 
@@ -193,7 +197,7 @@ def key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _account_of(data: bytes) -> Account:
     document = json.loads(data)
-    key = serialization.load_pem_private_key(document["key"].encode(), password=None)
+    key = serialization.load_pem_private_key(str(document["key"]).encode(), password=None)
     uri, email = document["uri"], document["email"]
     if not isinstance(key, ec.EllipticCurvePrivateKey):
         raise TypeError("its key is not an elliptic curve key")

@@ -15,13 +15,14 @@ from bench.figures import Goal, Result
 from bench.machine import describe_machine, describe_versions
 from bench.peers import missing, remedy
 from bench.report import Run, goal_lines, write_report
-from bench.runs import bulk, fairness, http, idle, recovery, visitors
+from bench.runs import bulk, fairness, http, idle, recovery, static, visitors
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 NOTES = Path(__file__).with_name("notes.toml")
 
 RUNS: dict[str, Callable[[Bench], Iterable[Result]]] = {
     "http": http.run,
+    "static": static.run,
     "bulk": bulk.run,
     "bulk-far": bulk.run_far,
     "fairness": fairness.run,

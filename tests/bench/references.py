@@ -67,6 +67,19 @@ INNER = Template(
 }
 """
 )
+FILES = Template(
+    """  access_log $folder/access.log combined;
+  sendfile on;
+  tcp_nopush on;
+  server {
+    listen 127.0.0.1:$port ssl backlog=4096;
+    ssl_certificate $cert; ssl_certificate_key $key;
+    ssl_protocols TLSv1.3;
+    location / { root $files; }
+  }
+}
+"""
+)
 EDGE = Template(
     """  access_log $folder/access.log combined;
   upstream inner { server 127.0.0.1:$inner; keepalive 64; keepalive_requests $requests; }
@@ -212,6 +225,14 @@ def start_nginx_pair(processes: Processes, keys: KeyPair, origin: int) -> Refere
     inner, inner_text = start_nginx(processes, "inner", inner_port, INNER, origin=origin, cert=keys.cert, key=keys.key)
     edge, edge_text = start_nginx(processes, "edge", edge_port, EDGE, inner=inner_port, cert=keys.cert)
     return Reference(edge_port, (edge, inner), {"nginx edge": edge_text, "nginx inner": inner_text})
+
+
+def start_files_pair(processes: Processes, keys: KeyPair, files: Path) -> Reference:
+    """The reference of a published folder: nginx (edge, plain) → TLS 1.3 → nginx, which serves the files itself."""
+    inner_port, edge_port = free_port(), free_port()
+    inner, inner_text = start_nginx(processes, "files", inner_port, FILES, files=files, cert=keys.cert, key=keys.key)
+    edge, edge_text = start_nginx(processes, "edge", edge_port, EDGE, inner=inner_port, cert=keys.cert)
+    return Reference(edge_port, (edge, inner), {"nginx edge": edge_text, "nginx files": inner_text})
 
 
 def start_haproxy_pair(processes: Processes, keys: KeyPair, upstream: int) -> Reference:

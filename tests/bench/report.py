@@ -25,6 +25,8 @@ HOW = """## How it was measured
 - **Latency at a fixed rate**: `tests/bench/loads/paced.py`, open loop over 64 keep-alive connections; every request is timed from
   the moment it was *due*, so a stall also counts for those that had to wait (coordinated omission). Debian has no wrk2, and
   its `hey` and `h2load` do not correct this.
+- **Files**: `moongate static` against nginx → TLS → nginx with `root`, no service behind either; `wrk` asks for the files in turn,
+  and one visitor downloads a large file again and again.
 - **Bulk**: a Python source and sink with 1 MiB `sendall` and `recv_into`, the same for every candidate.
 - **Long wire**: `tests/bench/loads/delay_relay.py` between agent and node (and before the upstream for plain TCP): 25 ms each way,
   rated 1 Gbit/s each way, 8 ms of queue at its entrance, never more than 16 MiB in flight each way. It delays the opening of a
@@ -80,7 +82,7 @@ def goal_lines(results: Sequence[Result]) -> list[str]:
     ]
 
 
-ORDER = ("http", "bulk", "fairness", "tcp", "idle", "memory", "recovery")
+ORDER = ("http", "static", "bulk", "fairness", "tcp", "idle", "memory", "recovery")
 
 
 def _order(name: str) -> tuple[int, str]:

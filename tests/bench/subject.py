@@ -68,8 +68,10 @@ class Node:
     def join(self) -> str:
         return (self.home / "join").read_text().strip()
 
-    def publish(self, kind: str, port: int, *, name: str | None = None, through: int | None = None) -> Tunnel:
-        """Start a foreground agent for one upstream and wait until it names the public URL.
+    def publish(
+        self, kind: str, upstream: int | Path, *, name: str | None = None, through: int | None = None
+    ) -> Tunnel:
+        """Start a foreground agent for one upstream, a port or a folder, and wait until it names the public URL.
 
         `through` is the port of a relay that stands between the agent and the node.
         """
@@ -79,7 +81,7 @@ class Node:
         path = self.home / f"join-{through or self.port}"
         path.write_text(join)
         path.chmod(0o600)
-        argv = [moongate(), kind, str(port), "--server", f"@{path}", "--json"]
+        argv = [moongate(), kind, str(upstream), "--server", f"@{path}", "--json"]
         if name is not None:
             argv += ["--subdomain", name]
         env = {"MOONGATE_HOME": str(self.home / "agent"), "NO_COLOR": "1"}

@@ -3,6 +3,7 @@
 import re
 import subprocess
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from bench.bench import Bench, cpu_used
@@ -108,13 +109,14 @@ def paced(port: int, host: str, *, rate: float, connections: int, seconds: float
     return found
 
 
-def wrk(port: int, host: str, seconds: float) -> dict[str, Any]:
-    """Run wrk with one thread and return what it counted.
+def wrk(port: int, host: str, seconds: float, script: Path | None = None) -> dict[str, Any]:
+    """Run wrk with one thread and return what it counted; a script says what else than / is asked for.
 
     Raises:
         RuntimeError: If it met errors or answers other than 2xx.
     """
     argv = [program("wrk"), "-t1", f"-c{CONNECTIONS}", f"-d{seconds:.0f}s", "--latency", "-H", f"Host: {host}"]
+    argv += ["-s", str(script)] if script is not None else []
     argv.append(f"http://127.0.0.1:{port}/")
     said = subprocess.run(argv, capture_output=True, text=True, timeout=seconds + 60, check=False).stdout
     rate = re.search(r"Requests/sec:\s*([\d.]+)", said)

@@ -1,6 +1,7 @@
 """Rules of http tunnels through a node and an agent: HTTPS, redirects, Basic authentication, the password page."""
 
 import asyncio
+import socket
 import ssl
 from base64 import b64encode
 from collections.abc import AsyncIterator
@@ -13,10 +14,12 @@ from urllib.parse import urlencode
 import pytest
 
 from moongate.edge.ingress.gate import TRIES_AT_ONCE
+from moongate.edge.ingress.http import HttpVisitor
 from moongate.edge.ingress.password_page import FORM_PATH
 from moongate.edge.ingress.resend import resend
 from moongate.edge.ingress.rules import COOKIE
 from moongate.identity.passwords import hash_password
+from moongate.net.listening import Peer
 from testbed.house import Answer, House, Visitor, http_route, open_house, serving
 
 FORM = "Content-Type: application/x-www-form-urlencoded\r\n"
@@ -50,6 +53,19 @@ async def publishing(house: House, **options: Any) -> AsyncIterator[Visitor]:
         async with house.visitor() as visitor:
             yield visitor
         await running.stop()
+
+
+@asynccontextmanager
+async def from_afar(house: House) -> AsyncIterator[Visitor]:
+    """A plain connection that did not come over loopback, as far as the edge knows."""
+    ours, theirs = socket.socketpair()
+    peer = Peer("192.0.2.9", 50000, "192.0.2.1", 443)
+    await asyncio.get_running_loop().create_connection(lambda: HttpVisitor(house.node._edge, peer), sock=ours)
+    reader, writer = await asyncio.open_connection(sock=theirs)
+    try:
+        yield Visitor(reader, writer)
+    finally:
+        writer.close()
 
 
 @asynccontextmanager
@@ -99,6 +115,25 @@ async def test_a_name_that_is_not_secure_is_not_served_over_https(house: House) 
         assert (await ask(visitor)).status == 200
         async with over_tls(house, "site.localhost") as secure:
             assert (await ask(secure)).status == 421
+
+
+async def test_from_afar_plain_http_is_served_where_the_publisher_wants_nothing_else(house: House) -> None:
+    async with publishing(house, secure=True), from_afar(house) as visitor:
+        assert (await ask(visitor)).status == 308
+    async with publishing(house, secure=False), from_afar(house) as visitor:
+        assert (await ask(visitor)).status == 200
+        assert (await ask(visitor, "/again")).status == 200
+
+
+async def test_a_proxy_that_ends_tls_is_believed_and_a_stranger_is_not(home: Path) -> None:
+    says_tls = "X-Forwarded-Proto: https\r\n"
+    rules: dict[str, Any] = {"secure": True, "redirect": True, "password": hashed("sesame")}
+    async with open_house(home, trusted_proxies="127.0.0.1/32") as house, publishing(house, **rules) as visitor:
+        assert (await ask(visitor)).status == 308
+        assert (await ask(visitor, headers=says_tls)).status == 401
+        assert "; Secure" in ((await give(visitor, "sesame", headers=says_tls)).header("set-cookie") or "")
+        async with from_afar(house) as stranger:
+            assert (await ask(stranger, headers=says_tls)).status == 308
 
 
 async def test_another_address_takes_the_path_along_if_it_ends_with_a_slash(house: House) -> None:

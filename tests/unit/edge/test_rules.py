@@ -16,6 +16,7 @@ from moongate.edge.ingress.rules import (
     Check,
     Request,
     Verdict,
+    applies,
     credentials_of,
     has_cookie,
     judge,
@@ -72,6 +73,22 @@ class TestHttpAndHttps:
         options = TunnelOptions(rate_limit_rps=3, keep=True)
         assert verdict(options, request()) is None
         assert verdict(options, request(tls=True)) is None
+        assert not applies(options, tls=True)
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            TunnelOptions(redirect=True),
+            TunnelOptions(redirect_url="https://n.test"),
+            TunnelOptions(basic_auth=HASH),
+            TunnelOptions(password=HASH),
+        ],
+    )
+    def test_a_rule_is_looked_at_whatever_way_the_visitor_came(self, options: TunnelOptions) -> None:
+        assert applies(options, tls=True)
+        assert applies(options, tls=False)
+        assert applies(TunnelOptions(secure=False), tls=True)
+        assert not applies(TunnelOptions(secure=False), tls=False)
 
     def test_a_name_that_is_not_secure_is_refused_over_tls_and_only_there(self) -> None:
         options = TunnelOptions(secure=False)

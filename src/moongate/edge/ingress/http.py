@@ -359,7 +359,7 @@ class HttpVisitor(asyncio.Protocol):
 
     def _is_let_in(self, exchange: Exchange, found: "Tunnel") -> bool:
         # What is sent again was let in when it first came, and the administrator asks for it now.
-        if found.options is DEFAULT_OPTIONS or self.on_capture is not None:
+        if self.on_capture is not None or not rules.applies(found.options, tls=self.peer.tls):
             return True
         verdict = self._edge.judge(found, exchange, self.peer)
         if verdict is None:

@@ -83,6 +83,17 @@ WANTS_FORM: Final = WantsForm()
 Verdict = Answer | Check | WantsForm | None
 
 
+def applies(options: "TunnelOptions", *, tls: bool) -> bool:
+    """Whether a tunnel has any rule that a request over plain HTTP, or over TLS, could be kept out by."""
+    return bool(
+        options.redirect
+        or options.redirect_url
+        or options.basic_auth
+        or options.password
+        or (tls and options.secure is False)
+    )
+
+
 def judge(
     options: "TunnelOptions",
     request: Request,

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 
 from moongate.agent.reports import CertificateStatus, TunnelReady, TunnelSnapshot
 from moongate.agent.routes import Route
-from moongate.agent.upstreams import SiteMaker, UpstreamDialer
+from moongate.agent.sites import Sites
+from moongate.agent.upstreams import UpstreamDialer
 from moongate.errors import MoongateError
 
 Answer = asyncio.Future[TunnelReady | None]
@@ -35,7 +36,7 @@ class Publication:
         "wanted",
     )
 
-    def __init__(self, key: str, route: Route, sites: SiteMaker | None) -> None:
+    def __init__(self, key: str, route: Route, sites: Sites | None) -> None:
         self.key = key
         self.route = route
         self.sites = sites

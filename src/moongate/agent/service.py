@@ -39,7 +39,7 @@ from moongate.agent.reports import (
     UpstreamFailed,
 )
 from moongate.agent.routes import NOTHING, OwnCertificate, Route
-from moongate.agent.upstreams import SiteMaker
+from moongate.agent.sites import Sites
 from moongate.errors import (
     MoongateError,
     NotConnected,
@@ -97,7 +97,7 @@ class Agent:
         *,
         on_event: Callable[[AgentEvent], None],
         token: str | None = None,
-        sites: SiteMaker | None = None,
+        sites: Sites | None = None,
         once: bool = False,
         standing: bool = False,
         max_attempts: int = 0,

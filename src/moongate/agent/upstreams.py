@@ -28,7 +28,6 @@ _CODES: Final[tuple[tuple[type[ReachError], int], ...]] = (
 )
 
 P = TypeVar("P", bound=Half)
-SiteMaker = Sites
 
 
 def _nothing() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import structlog
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from moongate.agent.sites.answers import FIELDS, PLAIN, Asked, decide, file_head, text_head
 from moongate.agent.sites.folder import FileCache, Folder, LargeFile, Moved, SmallFile, Unread
@@ -162,11 +162,11 @@ class Site(Half):
         except HttpParserUpgrade:
             # httptools reads no further, be there a body or not.
             self._parser = HttpRequestParser(self)
+        except HttpParserCallbackError as error:
+            log.error("a folder's channel failed", exc_info=error.__context__ or error)
+            self.transport.abort()
         except HttpParserError as error:
-            # Its callbacks' faults are among these.
-            if not self.lost:
-                log.warning("a channel was not understood", error=str(error), exc_info=error.__context__)
-                self._fail("the request is malformed")
+            self._fail(f"the request is malformed: {error}")
 
     def eof_received(self) -> bool:
         if self.is_passing:

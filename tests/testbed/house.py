@@ -14,7 +14,7 @@ from moongate.agent.routes import Route, Upstream
 from moongate.agent.service import Agent, ExitReason
 from moongate.config import Config, load_config
 from moongate.net.dialing import NodeAddress
-from moongate.node import Node
+from moongate.node.server import Node
 from testbed import free_port, until_async
 
 __all__ = ["House", "RunningAgent", "Visitor", "http_route", "open_house", "serving", "tcp_route", "udp_route"]

@@ -20,7 +20,7 @@ from moongate.cli.tunnels import Wanted
 from moongate.cli.upstreams import Local
 from moongate.config import Config, load_config
 from moongate.net.dialing import NodeAddress
-from moongate.node import Node
+from moongate.node.server import Node
 from moongate.telemetry import setup_logging
 
 HOST = "127.0.0.1"

@@ -10,7 +10,7 @@ from moongate.cli.loops import run_in_loop
 from moongate.cli.outcome import Exit
 from moongate.cli.text import neutralise
 from moongate.config import Config, load_config
-from moongate.node import Node
+from moongate.node.server import Node
 from moongate.telemetry import setup_logging
 
 

@@ -1,5 +1,4 @@
-"""What a node process is made of: the one place that puts the parts together."""
+"""What a node process and an agent process are made of: the places that put the parts together.
 
-from moongate.node.server import Node
-
-__all__ = ["Node"]
+Nothing is imported here, so that an agent does not carry what only a node needs.
+"""

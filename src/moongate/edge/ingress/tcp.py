@@ -1,14 +1,15 @@
 """Visitors whose bytes pass untouched: those of TCP tunnels, and TLS passed through by server name."""
 
 import asyncio
-import errno
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import structlog
 
 from moongate.audit.connections import ConnectionType
-from moongate.errors import PortUnavailable
-from moongate.net.listening import Peer
+from moongate.errors import ConfigurationError, PortInUse, PortUnavailable
+from moongate.net.addresses import plain
+from moongate.net.listening import Peer, bind
 from moongate.relay.pump import Half, join
 from moongate.relay.turns import collect_writes
 
@@ -117,7 +118,7 @@ def _peer_of(transport: Any) -> Peer | None:
     peer, local = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
     if not peer or not local:
         return None
-    return Peer(peer[0], peer[1], local[0], local[1])
+    return Peer(plain(peer[0]), peer[1], plain(local[0]), local[1])
 
 
 class TcpPorts:
@@ -126,7 +127,7 @@ class TcpPorts:
     def __init__(self, edge: "Edge", host: str) -> None:
         self._edge = edge
         self._host = host
-        self._servers: dict[int, asyncio.Server] = {}
+        self._servers: dict[int, list[asyncio.Server]] = {}
 
     async def open(self, tunnel: "Tunnel") -> None:
         """Listen on the tunnel's port; a tunnel that came back finds it open.
@@ -139,20 +140,21 @@ class TcpPorts:
             return
         loop = asyncio.get_running_loop()
         try:
-            server = await loop.create_server(
-                lambda: RawVisitor(self._edge, tunnel, "TCP"), self._host, port, backlog=BACKLOG
-            )
-        except OSError as error:
-            reason = "another program listens there" if error.errno == errno.EADDRINUSE else str(error.strerror)
-            raise PortUnavailable(f"port {port} cannot be opened: {reason}") from None
-        self._servers[port] = server
+            sockets = await bind(self._host, port)
+        except PortInUse:
+            raise PortUnavailable(f"port {port} cannot be opened: another program listens there") from None
+        except ConfigurationError as error:
+            raise PortUnavailable(f"port {port} cannot be opened: {error.message}", hint=error.hint) from None
+        self._servers[port] = [
+            await loop.create_server(lambda: RawVisitor(self._edge, tunnel, "TCP"), sock=sock, backlog=BACKLOG)
+            for sock in sockets
+        ]
 
     def close(self, tunnel: "Tunnel") -> None:
-        server = self._servers.pop(tunnel.port or 0, None)
-        if server is not None:
+        for server in self._servers.pop(tunnel.port or 0, ()):
             server.close()
 
     def close_all(self) -> None:
-        for server in self._servers.values():
+        for server in itertools.chain.from_iterable(self._servers.values()):
             server.close()
         self._servers.clear()

@@ -98,6 +98,12 @@ class PortMaps:
         known = self._maps.get(port)
         return known.open_now if known is not None else 0
 
+    def end_idle(self, now: float) -> None:
+        """End the UDP sessions that have had no datagram for IDLE_S; `now` is on the monotonic clock."""
+        for known in self._maps.values():
+            if isinstance(known, _UdpMap):
+                known.end_idle(now)
+
     # -- what the maps ask for
 
     def dial(self, port: int, transport: Transport, protocol: asyncio.BaseProtocol) -> Channel:
@@ -131,12 +137,13 @@ class _TcpMap:
 class _LocalVisitor(Half):
     """A program on this machine that has connected to a mapped port."""
 
-    __slots__ = ("_dialing", "_map")
+    __slots__ = ("_dialing", "_early", "_map")
 
     def __init__(self, mapped: _TcpMap) -> None:
         super().__init__()
         self._map = mapped
         self._dialing: asyncio.Task[None] | None = None
+        self._early: list[bytes] | None = None  # what was said before the host had answered
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -145,7 +152,7 @@ class _LocalVisitor(Half):
         self._map.open_now += 1
         target = self._map.target
         if target.host:
-            self.hold()  # until there is somebody to read for
+            self._early = []
             self._dialing = asyncio.get_running_loop().create_task(self._dial(target))
         else:
             self._dial_node(target.port)
@@ -175,8 +182,21 @@ class _LocalVisitor(Half):
             transport.abort()
             return
         collect_writes(transport)
+        early, self._early = self._early or [], None
         self.other = upstream
+        if early:
+            transport.write(b"".join(early))
+        if self._eof_received:
+            upstream.end_writing()
         self.release()
+
+    def data_received(self, data: bytes) -> None:
+        if self._early is None:
+            super().data_received(data)
+            return
+        self.bytes_received += len(data)
+        self._early.append(data)
+        self.hold()  # one piece is enough until there is somebody to read for
 
     def failed(self, reason: str) -> None:
         self._map.maps.failed(self._map.port, reason)
@@ -242,7 +262,6 @@ class _UdpMap:
             self._sweeping = asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
 
     def end_idle(self, now: float) -> None:
-        """End the sessions that have had no datagram for IDLE_S; `now` is on the monotonic clock."""
         for session in list(self._port.sessions.values()):
             if isinstance(session, _MapSession) and now - session.heard_at >= IDLE_S:
                 session.end("idle")

@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 import h11
 
 from compat.smuggling import CASES, HOSTILE_ANSWERS
+from moongate.agent.sites.answers import Asked, content_type, decide, facts_of, file_head
+from moongate.agent.sites.paths import is_hidden, path_of, with_slash
 from moongate.errors import BadRequest, ProtocolError
 from moongate.wire import tunnel
 from moongate.wire.hello import (
@@ -131,6 +133,22 @@ _PAYLOADS: Final[dict[int, Callable[[tunnel.Payload], object]]] = {
 }
 
 
+def site_requests(data: bytes) -> None:
+    """What a folder is asked for: a target, then the fields that change the answer."""
+    target, *fields = data.split(b"\xfe")
+    path = path_of(target)
+    if path is not None:
+        names = path.removesuffix("/").split("/") if path else []
+        assert not any(not name or is_hidden(name) or "\\" in name or "\0" in name for name in names)
+        assert path_of(with_slash(path.removesuffix("/"), target).partition(b"?")[0]) == ("/".join([*names, ""]))
+        content_type(path)
+    asked = Asked(*[field or None for field in fields[: len(Asked._fields)]])
+    facts = facts_of("file", len(data), 1_700_000_000_000_000_000)
+    decision = decide(b"GET", asked, facts)
+    assert 0 <= decision.start <= decision.end <= len(data)
+    assert file_head(decision, facts).count(b"\n") == file_head(decision, facts).count(b"\r\n")
+
+
 def frames(data: bytes) -> None:
     """A link's bytes; the first one says how the network cut the others."""
     size, stream = 1 + (data[0] if data else 0), data[1:]
@@ -162,6 +180,14 @@ TARGETS: Final[dict[str, Target]] = {
             b"POST http://a.example/b\xfeHost\xfea.example:80\xfeContent-Length\xfe5\xfeX-Forwarded-For\xfe1.2.3.4",
             b"GET /\xfeHost\xfe[::1]\xfeUpgrade\xfewebsocket\xfeConnection\xfeUpgrade\xfeExpect\xfe100-continue",
             b"PUT /\xfeHost\xfea\xfeTransfer-Encoding\xfechunked\xfeTrailer\xfeX\xfeTE\xfetrailers\xfeForwarded\xfefor=x",
+        ),
+    ),
+    "site_requests": Target(
+        site_requests,
+        (
+            b'/a%20b/%2e%2e/c?d=/../e\xfebytes=0-4\xfe"65bb-9"',
+            b'//.well-known//x/\xfebytes=-3\xfe\xfe*\xfeW/"a", "b"\xfeTue, 14 Nov 2023 22:13:20 GMT',
+            b"/C:%5c..\\%00\xfelines=1-2\xfeSun Nov  6 08:49:37 1994\xfe\xfe\xfe\xfeSunday, 06-Nov-94 08:49:37 GMT",
         ),
     ),
     "client_hello": Target(client_hello, (_HELLO, records(_HELLO[5:], 40), records(hello_message(server_name(b"a"))))),

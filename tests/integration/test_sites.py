@@ -33,9 +33,9 @@ def folder(tmp_path: Path) -> Path:
     return public
 
 
-def site(folder: Path, name: str = "files", port: int = 0, **more: str) -> Route:
+def site(folder: Path, name: str = "files", port: int = 0) -> Route:
     host = "127.0.0.1" if port else ""
-    return Route("http", Upstream("http" if port else "static", host, port, folder, **more), subdomain=name)
+    return Route("http", Upstream("http" if port else "static", host, port, folder), subdomain=name)
 
 
 class Service:

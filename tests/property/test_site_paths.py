@@ -1,6 +1,7 @@
 """Whatever is asked of a folder, what comes back lies inside it; and a part is exactly that part."""
 
 import os
+from collections.abc import Callable
 from email.utils import formatdate
 from pathlib import Path
 from urllib.parse import quote
@@ -21,7 +22,7 @@ INSIDE = b"for everybody"
 TRIED = ". .. ... a sub up out file state secret outside .env .git C: c: .well-known ..; loop ~ COM1 \\ ..\\ index.html"
 NAMES = st.sampled_from([*TRIED.split(), "", "\x00", "\xc0\xae\xc0\xae"])
 SEPARATORS = st.sampled_from(["/", "//", "\\", "%2f", "%2F", "%5c", "/./", "/../", "%252f", "/%2e%2e/", "/..%2f"])
-SPELLINGS = st.sampled_from([lambda name: name, quote, lambda name: quote(quote(name))])
+SPELLINGS: st.SearchStrategy[Callable[[str], str]] = st.sampled_from([str, quote, lambda name: quote(quote(name))])
 
 
 @st.composite

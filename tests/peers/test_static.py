@@ -1,5 +1,6 @@
 """`moongate static` as curl and a browser see it."""
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -86,6 +87,30 @@ def test_a_part_of_a_file_can_be_asked_for_and_an_unchanged_file_is_not_sent_aga
 
 
 MILLION = 256 * 4096
+
+
+def test_curl_keeps_its_copy_as_long_as_the_file_is_unchanged(files: Tunnel, folder: Path, tmp_path: Path) -> None:
+    (folder / "news.txt").write_text("first", encoding="utf-8")
+    tag, copy = str(tmp_path / "tag"), str(tmp_path / "copy")
+    told = [
+        curl("--etag-save", tag, "--etag-compare", tag, "-z", copy, "-w", "%{http_code}", "-o", copy, url).stdout
+        for url in [f"{files.url}/news.txt"] * 2
+    ]
+    assert told == ["200", "304"]
+    (folder / "news.txt").write_text("second", encoding="utf-8")
+    assert curl("--etag-compare", tag, f"{files.url}/news.txt").stdout == "second"
+    assert headers_of(f"{files.url}/news.txt")["content-type"] == "text/plain; charset=utf-8"
+
+
+def test_parts_that_are_fetched_at_once_make_the_whole(files: Tunnel, folder: Path, tmp_path: Path) -> None:
+    (folder / "long").write_bytes(os.urandom(8 * MILLION))
+    parts = [str(tmp_path / f"part-{number}") for number in range(8)]
+    requests: list[str] = []
+    for number, part in enumerate(parts):
+        requests += [*(["--next"] if number else []), "-r", f"{number * MILLION}-{(number + 1) * MILLION - 1}"]
+        requests += ["-o", part, f"{files.url}/long"]
+    curl("-Z", *requests)
+    assert b"".join(Path(part).read_bytes() for part in parts) == (folder / "long").read_bytes()
 
 
 @pytest.mark.parametrize(

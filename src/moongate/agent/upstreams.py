@@ -81,8 +81,10 @@ class UpstreamDialer:
         self.proven_at: float | None = None
         self.round_trip_s: float | None = None
         self.failure = ""
-        self._sites = sites or Sites()
-        self._folder = self._sites.folder(directory) if (directory := route.upstream.directory) is not None else None
+        self._sites = sites
+        self._folder: Folder | None = None
+        if route.upstream.directory is not None:
+            self._folder = self._shared.folder(route.upstream.directory)
         self._tls = _tls_of(route)
         # The address that answered last; the name is resolved again when it does not.
         self._known: str | None = None
@@ -105,6 +107,13 @@ class UpstreamDialer:
         end.connection_made(channel)
         self._dials[channel] = asyncio.get_running_loop().create_task(self._connect(channel, end, on_failure))
 
+    @property
+    def _shared(self) -> Sites:
+        """What sites need, made here where nobody has given it."""
+        if self._sites is None:
+            self._sites = Sites()
+        return self._sites
+
     def _refuse(self, channel: Channel) -> None:
         self.open -= 1
         channel.reset(wire.UPSTREAM_REFUSED, "nothing is published here yet")
@@ -114,7 +123,7 @@ class UpstreamDialer:
             return await self._reach(channel, make, on_failure)
 
         behind = reach if self._has_service else None
-        site = Site(self._sites, folder, behind, self._site_ended, base=self.route.upstream.base.encode("utf-8"))
+        site = Site(self._shared, folder, behind, self._site_ended, base=self.route.upstream.base.encode("utf-8"))
         channel.set_protocol(site)
         site.connection_made(channel)
         if behind is None:

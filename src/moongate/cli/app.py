@@ -150,6 +150,28 @@ def tcp(
 
 
 @app.command()
+def udp(
+    upstream: Annotated[str, typer.Argument(metavar="PORT|HOST:PORT", help="The local UDP service.")],
+    *,
+    port: flags.Port = None,
+    server: flags.Server = None,
+    token_file: flags.TokenFile = None,
+    max_connections: flags.MaxConnections = 0,
+    as_json: flags.Json = False,
+    plain: flags.Plain = False,
+    once: flags.Once = False,
+    verbose: flags.Verbose = False,
+) -> int:
+    """Give a local UDP service a public port."""
+    from moongate.cli.publish import Manner, publish
+    from moongate.cli.tunnels import Wanted
+    from moongate.cli.upstreams import parse_local
+
+    wanted = Wanted(kind="udp", local=parse_local(upstream, "udp"), port=port, max_connections=max_connections)
+    return publish([wanted], server, token_file, Manner(as_json, plain, once, verbose))
+
+
+@app.command()
 def tls(
     upstream: Annotated[
         str, typer.Argument(metavar="PORT|HOST:PORT", help="The local TLS service, which keeps its own certificate.")

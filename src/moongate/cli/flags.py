@@ -95,7 +95,7 @@ Domain = Annotated[
     str | None, _option("--domain", metavar="NAME", about="Public names are labels before it. Default: localhost.")
 ]
 TcpPorts = Annotated[
-    str | None, _option("--tcp-ports", metavar="LOW-HIGH", about="Ports for TCP tunnels. Default: 20000-20999.")
+    str | None, _option("--tcp-ports", metavar="LOW-HIGH", about="Ports for TCP and UDP tunnels. Default: 20000-20999.")
 ]
 LogLevel = Annotated[
     str | None, _option("--log-level", metavar="LEVEL", about="debug, info, warning or error. Default: info.")

@@ -11,7 +11,7 @@ from moongate.cli.outcome import UsageError
 from moongate.cli.upstreams import Local, parse_local
 from moongate.errors import ConfigurationError
 
-KINDS = ("http", "tls", "tcp", "static")
+KINDS = ("http", "tls", "tcp", "udp", "static")
 TOP_KEYS: Mapping[str, type] = {"server": str, "token_file": str, "tunnels": dict}
 TUNNEL_KEYS: Mapping[str, type] = {
     "kind": str,
@@ -29,9 +29,9 @@ TUNNEL_KEYS: Mapping[str, type] = {
 # Which keys mean nothing for a kind; being silent about them would look like obeying.
 _ONLY_FOR = {
     "directory": ("static",),
-    "upstream": ("http", "tls", "tcp"),
+    "upstream": ("http", "tls", "tcp", "udp"),
     "subdomain": ("http", "tls", "static"),
-    "port": ("tcp",),
+    "port": ("tcp", "udp"),
     "host_header": ("http",),
     "proxy_protocol": ("tcp", "tls"),
     "capture": ("http", "static"),

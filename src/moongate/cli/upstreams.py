@@ -10,7 +10,7 @@ from moongate.cli.outcome import UsageError
 DEFAULT_HOST = "localhost"
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]*[A-Za-z0-9_.])?|[0-9A-Fa-f:.%]+")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_SCHEMES = {"http": ("http", "https"), "tls": ("tcp", "tls"), "tcp": ("tcp",)}
+_SCHEMES = {"http": ("http", "https"), "tls": ("tcp", "tls"), "tcp": ("tcp",), "udp": ("udp",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ def parse_local(text: str, kind: str) -> Local:
 
 
 def _own_scheme(kind: str) -> str:
-    return "http" if kind == "http" else "tcp"
+    return kind if kind in ("http", "udp") else "tcp"
 
 
 def _from_url(text: str, kind: str) -> Local:
@@ -56,7 +56,7 @@ def _from_url(text: str, kind: str) -> Local:
             f"'{text}' has more than a host and a port",
             hint="a tunnel forwards every path: give only SCHEME://HOST:PORT",
         )
-    return _split("tcp" if kind != "http" else scheme, parts.netloc, text)
+    return _split(scheme if kind == "http" else _own_scheme(kind), parts.netloc, text)
 
 
 def _split(scheme: str, authority: str, text: str) -> Local:

@@ -244,7 +244,9 @@ class Config(Section):
     )
     tcp_listen: Address = Field("127.0.0.1:8181", description="Accepted, not used yet: raw TCP that carries its token.")
     ssh_listen: Address = Field("127.0.0.1:2222", description="Accepted, not used yet: the SSH bastion.")
-    tcp_ports: Ports = Field(PortRange(20000, 20999), description="Ports for TCP tunnels, both ends included.")
+    tcp_ports: Ports = Field(
+        PortRange(20000, 20999), description="Ports for TCP tunnels, and for UDP tunnels, both ends included."
+    )
     domain: Domain = Field("localhost", description="Public names are labels in front of this domain.")
     node_names: Annotated[tuple[Domain, ...], BeforeValidator(_split_commas)] = Field(
         (), description="Host names, besides addresses and `localhost`, that reach the application itself."

@@ -17,6 +17,9 @@ from moongate.cli.upstreams import Local, parse_local
         ("https://intranet", "http", Local("https", "intranet", 443)),
         ("https://[fe80::1]:8443", "http", Local("https", "fe80::1", 8443)),
         ("tcp://db:5432", "tcp", Local("tcp", "db", 5432)),
+        ("53", "udp", Local("udp", "localhost", 53)),
+        ("10.0.0.7:53", "udp", Local("udp", "10.0.0.7", 53)),
+        ("udp://[::1]:53", "udp", Local("udp", "::1", 53)),
         ("HTTP://Intranet:80", "http", Local("http", "Intranet", 80)),
     ],
 )
@@ -41,6 +44,8 @@ def test_a_port_an_address_or_a_url_names_a_service(text: str, kind: str, local:
         ("ftp://host:21", "http"),
         ("http://host:80", "tcp"),
         ("tcp://host", "tcp"),
+        ("tcp://host:53", "udp"),
+        ("udp://host:53", "tcp"),
         ("http://host:80/path", "http"),
         ("http://me@host:80", "http"),
         ("http://host:80?x", "http"),

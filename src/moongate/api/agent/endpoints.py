@@ -45,7 +45,9 @@ def operation(
     """Register a handler for a path, once for each method, and describe it."""
     described: dict[str, Any] = {"parameters": list(query)} if query else {}
     if body is not None:
-        described["requestBody"] = {"content": {"application/json": {"schema": body}}}
+        # A GET may leave it out, as those do that cannot send one with it.
+        needed = methods[0] != "GET"
+        described["requestBody"] = {"required": needed, "content": {"application/json": {"schema": body}}}
 
     def register(handler: Handler) -> Handler:
         for number, method in enumerate(methods):
@@ -95,7 +97,8 @@ async def get_info(parts: Made) -> Response:
 @operation("/config", ("GET",), "getConfig", schemas.Config, query=(SECRETS,))
 async def get_config(request: Request, parts: Made) -> Response:
     """Everything that is published, in the order of creation."""
-    secrets = requests.truth(request, "secrets")
+    # Whatever else it says, they stay masked.
+    secrets = request.query_params.get("secrets") == "true"
     if secrets and not await _asked_by_own_user(request):
         raise HTTPException(403, "secrets are shown only to the user that the agent runs as")
     return Answer(parts.agent.config(secrets))
@@ -111,7 +114,11 @@ async def _asked_by_own_user(request: Request) -> bool:
 @operation("/tun/start", ("GET", "POST"), "startTunnel", schemas.Started, query=(WAIT,))
 async def start_tunnel(request: Request, parts: Made) -> Response:
     """Begin to keep a session; where there is one, nothing changes."""
-    return Answer(await parts.agent.start(requests.wait_s(request)))
+    try:
+        wait_s = requests.wait_s(request)
+    except Unusable as error:
+        return Answer({**parts.failure(error.message), "isTunConnected": parts.agent.info()["isTunConnected"]})
+    return Answer(await parts.agent.start(wait_s))
 
 
 @operation("/tun/shutdown", ("GET", "POST"), "shutdownTunnel", schemas.Envelope)

@@ -119,18 +119,6 @@ def wait_s(request: Request) -> float:
     return float(text)
 
 
-def truth(request: Request, name: str) -> bool:
-    """Return whether a query parameter says true.
-
-    Raises:
-        Unusable: If it says neither true nor false.
-    """
-    text = request.query_params.get(name, "false")
-    if text not in ("true", "false"):
-        raise Unusable(f"{name} must be true or false")
-    return text == "true"
-
-
 def wanted_port(request: Request) -> int | None:
     """Return the port that is asked for, None when any will do.
 

@@ -246,7 +246,7 @@ async def test_a_wait_out_of_bounds_is_refused_and_starts_nothing(
     client: httpx.AsyncClient, agent: MemoryAgent, wait: str
 ) -> None:
     answer = await ask(client, "GET", f"tun/start?wait={wait}")
-    expected = {"status": False, "error": "wait must be a number of seconds from 0 to 30"}
+    expected = {"status": False, "error": "wait must be a number of seconds from 0 to 30", "isTunConnected": True}
     assert (answer.status_code, answer.json()) == (200, expected)
     assert agent.waits == []
 

@@ -1,6 +1,7 @@
 """A web service behind a tunnel that does what a test says, in threads of its own."""
 
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -56,9 +57,11 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(self, answer: Answer, tls: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), Request)
         self.answer = answer
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.broken: list[BaseException] = []
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -70,8 +73,8 @@ class _Server(ThreadingHTTPServer):
 class Origin:
     """Listens on loopback; a failure of the test's own answer is raised when it closes."""
 
-    def __init__(self, answer: Answer) -> None:
-        self._server = _Server(answer)
+    def __init__(self, answer: Answer, *, tls: ssl.SSLContext | None = None) -> None:
+        self._server = _Server(answer, tls)
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(STOP_POLL_S,))
         self._thread.start()

@@ -40,9 +40,15 @@ class Program:
     """One running command; its standard output and error are read as they come."""
 
     def __init__(
-        self, arguments: Sequence[str], env: Mapping[str, str], *, terminal: tuple[int, int] | None = None
+        self,
+        arguments: Sequence[str],
+        env: Mapping[str, str],
+        *,
+        terminal: tuple[int, int] | None = None,
+        inside: Sequence[str] = (),
     ) -> None:
-        command = [sys.executable, "-m", "moongate.cli", *arguments]
+        """`inside` is what is put before the command, to run it in a namespace."""
+        command = [*inside, sys.executable, "-m", "moongate.cli", *arguments]
         self._said: dict[str, str] = {"out": "", "err": ""}
         self._leaving = threading.Event()
         if terminal is None:

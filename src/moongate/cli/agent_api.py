@@ -12,6 +12,7 @@ from moongate.cli.admin import print_table
 from moongate.cli.outcome import Exit, UsageError
 from moongate.cli.text import neutralise, print_json
 from moongate.cli.upstreams import parse_local
+from moongate.config import load_config
 from moongate.errors import MoongateError, TokenInvalid, UpstreamRefused, UpstreamTimeout
 
 # Longer than any answer of an agent takes: it asks the node, and connects to every upstream.
@@ -30,7 +31,7 @@ class AgentApiError(MoongateError):
 class Manner:
     """Where the agent is, and how its answers are printed."""
 
-    api_port: int
+    api_port: int | None
     token_file: Path | None
     as_json: bool
 
@@ -39,8 +40,10 @@ class AgentApi:
     """The API of an agent, with its failures turned into ours."""
 
     def __init__(self, manner: Manner) -> None:
-        self.base = f"http://127.0.0.1:{manner.api_port}"
-        self._token = places.read_secret(manner.token_file) if manner.token_file else None
+        settings = load_config().agent_api
+        self.base = f"http://127.0.0.1:{manner.api_port or settings.port}"
+        known = settings.token.get_secret_value() if settings.token is not None else None
+        self._token = places.read_secret(manner.token_file) if manner.token_file else known
 
     def call(self, method: str, path: str, body: Rule | None = None, **query: Any) -> Any:
         """Return the decoded answer.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moongate.cli import flags
-from moongate.cli.agent_group import ApiPort, agent_app
+from moongate.cli.agent_group import agent_app
 
 if TYPE_CHECKING:
     from moongate.cli.agent_api import Manner
@@ -26,10 +26,24 @@ tunnel_app = _group("The same as `route http` and `route tcp`.")
 
 # --- flags -------------------------------------------------------------------------------
 
+ApiPort = Annotated[
+    int | None,
+    typer.Option(
+        "--api-port",
+        min=1,
+        max=65535,
+        metavar="N",
+        help="Port of the agent's local API. Default: as in the settings, 4100.",
+        show_default=False,
+    ),
+]
 ApiToken = Annotated[
     Path | None,
     typer.Option(
-        "--api-token-file", metavar="FILE", help="File with the API's token, if it asks for one.", show_default=False
+        "--api-token-file",
+        metavar="FILE",
+        help="File with the API's token. Default: as in the settings.",
+        show_default=False,
     ),
 ]
 Udp = Annotated[bool, typer.Option("--udp", help="Datagrams instead of connections.")]
@@ -85,7 +99,7 @@ BasicAuthFile = Annotated[Path | None, _file("--basic-auth-file", "Ask for the u
 Replace = Annotated[bool, typer.Option("--replace", help="Replace the site that has this domain.")]
 
 
-def _manner(api_port: int, token_file: Path | None, *, as_json: bool) -> "Manner":
+def _manner(api_port: int | None, token_file: Path | None, *, as_json: bool) -> "Manner":
     from moongate.cli.agent_api import Manner
 
     return Manner(api_port, token_file, as_json)
@@ -122,7 +136,7 @@ def route_add(
     allow: Allow = None,
     drop: Drop = None,
     replace: Replace = False,
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -155,7 +169,7 @@ def route_add(
 
 @route_app.command("ls")
 @http_app.command("ls")
-def route_ls(*, api_port: ApiPort = 4100, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
+def route_ls(*, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
     """List the sites."""
     from moongate.cli.agent_api import list_sites
 
@@ -170,7 +184,7 @@ def route_rm(
     ] = None,
     *,
     domain_flag: Domain = None,
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -186,7 +200,7 @@ def firewall_allow(
     *,
     domain: Annotated[str, typer.Option("--domain", metavar="NAME", help="Its domain.")],
     network: Network,
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -201,7 +215,7 @@ def firewall_drop(
     *,
     domain: Annotated[str, typer.Option("--domain", metavar="NAME", help="Its domain.")],
     network: Network,
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -220,7 +234,7 @@ def port_allocate(
     *,
     port: TcpPort = None,
     udp: Udp = False,
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -238,7 +252,7 @@ def port_forward(
     udp: Udp = False,
     allow: Allow = None,
     drop: Drop = None,
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -251,7 +265,7 @@ def port_forward(
 
 @port_app.command("clear")
 def port_clear(
-    port: NodePort, *, api_port: ApiPort = 4100, api_token_file: ApiToken = None, as_json: flags.Json = False
+    port: NodePort, *, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False
 ) -> int:
     """Lead a port nowhere, and keep it."""
     from moongate.cli.agent_api import clear_port
@@ -264,7 +278,7 @@ def port_release(
     port: NodePort,
     *,
     udp: Udp = False,
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -276,7 +290,7 @@ def port_release(
 
 @port_app.command("ls")
 @tcp_app.command("ls")
-def port_ls(*, api_port: ApiPort = 4100, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
+def port_ls(*, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
     """List the allocated ports."""
     from moongate.cli.agent_api import list_ports
 
@@ -289,7 +303,7 @@ def tcp_forward(
     port: TcpPort = None,
     destination: Annotated[str, typer.Option("--destination", metavar="HOST", help="Host of the service.")],
     dstport: Annotated[int, typer.Option("--dstport", min=1, max=65535, metavar="N", help="Port of the service.")],
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -305,7 +319,7 @@ def tcp_forward(
 def tcp_release(
     *,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, metavar="N", help="The port.")],
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -327,7 +341,7 @@ def portmap_add(
     *,
     udp: Udp = False,
     label: Annotated[str, typer.Option("--label", metavar="TEXT", help="What it is for.", show_default=False)] = "",
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -339,7 +353,7 @@ def portmap_add(
 
 
 @portmap_app.command("ls")
-def portmap_ls(*, api_port: ApiPort = 4100, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
+def portmap_ls(*, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
     """List the port maps."""
     from moongate.cli.agent_api import list_portmaps
 
@@ -350,7 +364,7 @@ def portmap_ls(*, api_port: ApiPort = 4100, api_token_file: ApiToken = None, as_
 def portmap_rm(
     ports: Annotated[list[int], typer.Argument(min=1, max=65535, metavar="PORT...", help="Ports of this machine.")],
     *,
-    api_port: ApiPort = 4100,
+    api_port: ApiPort = None,
     api_token_file: ApiToken = None,
     as_json: flags.Json = False,
 ) -> int:
@@ -364,7 +378,7 @@ def portmap_rm(
 
 
 @agent_app.command("info")
-def agent_info(*, api_port: ApiPort = 4100, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
+def agent_info(*, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
     """Show the running agent; the exit code is 0 only if it has a session."""
     from moongate.cli.agent_api import show_info
 
@@ -372,7 +386,7 @@ def agent_info(*, api_port: ApiPort = 4100, api_token_file: ApiToken = None, as_
 
 
 @agent_app.command("health")
-def agent_health(*, api_port: ApiPort = 4100, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
+def agent_health(*, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
     """Show whether what is published can be reached; the exit code is 0 only if all of it can."""
     from moongate.cli.agent_api import show_health
 

@@ -130,6 +130,7 @@ _PAYLOADS: Final[dict[int, Callable[[tunnel.Payload], object]]] = {
     tunnel.CREDIT: tunnel.parse_number,
     tunnel.MOVE: tunnel.parse_number,
     tunnel.RESET: tunnel.parse_reset,
+    tunnel.DIAL: tunnel.parse_dial,
 }
 
 
@@ -211,6 +212,7 @@ TARGETS: Final[dict[str, Target]] = {
                 tunnel.serialize_control({"type": "claim", "wanted": "a"}) + tunnel.serialize_ping(1, 2),
                 tunnel.serialize_open(1, 2, bytes(16), "192.0.2.7:1") + tunnel.serialize(tunnel.DATA, 1, b"hello"),
                 tunnel.serialize_number(tunnel.CREDIT, 1, 9) + tunnel.serialize_reset(1, 3, "gone"),
+                tunnel.serialize_dial(2**31 + 1, 20000, "udp") + tunnel.serialize(tunnel.DATAGRAM, 2**31 + 1, b"hello"),
                 tunnel.serialize(tunnel.EOF, 1) + tunnel.serialize_number(tunnel.MOVE, 1, 9),
                 tunnel.serialize(tunnel.CONTROL, 0, json.dumps([1, {"type": 1}]).encode()),
             )

@@ -10,22 +10,31 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from leasing import ADMIN, DOMAIN, Agent, Session, identity, make_routes
 from moongate.config import PortRange
 from moongate.edge.routes import Claimed, Tunnel
+from moongate.edge.routes.entries import CARRIERS
+from moongate.edge.routes.names import port_name, port_number
 from moongate.errors import LimitExceeded, NameTaken, NoPortFree, PortUnavailable, RoutingError, Superseded
 
 HOLD_S = 60.0
 PORTS = PortRange(20000, 20001)
-NAMES = ("app", "web", "20000")
+NAMES = ("app", "web", "20000", "udp:20000")
 QUOTA = 2
 # Few of everything, so that they meet.
 AGENTS = st.integers(0, 3)
 
 
 def kind_of(name: str) -> str:
+    if name.startswith("udp:"):
+        return "udp"
     return "tcp" if name.isdecimal() else "http"
 
 
 def full(name: str) -> str:
-    return name if name.isdecimal() else f"{name}.{DOMAIN}"
+    return f"{name}.{DOMAIN}" if kind_of(name) == "http" else name
+
+
+def wanted(name: str) -> str:
+    """What an agent asks for: a port is a number, whichever transport it is of."""
+    return name.removeprefix("udp:")
 
 
 @dataclass
@@ -106,10 +115,10 @@ class Leases(RuleBasedStateMachine):
             generation -= 1
         expected = self.may_take(agent, name, generation) and self.room(agent)
         if expected:
-            self.given(agent, agent.claim(self.now, wish, kind=kind_of(wish), generation=generation))
+            self.given(agent, agent.claim(self.now, wanted(wish), kind=kind_of(wish), generation=generation))
             return
         with pytest.raises(RoutingError) as refusal:
-            agent.claim(self.now, wish, kind=kind_of(wish), generation=generation)
+            agent.claim(self.now, wanted(wish), kind=kind_of(wish), generation=generation)
         self.check_refusal(agent, name, refusal.value)
 
     def check_refusal(self, agent: Agent, name: str, refusal: RoutingError) -> None:
@@ -124,17 +133,17 @@ class Leases(RuleBasedStateMachine):
             assert isinstance(refusal, NameTaken | PortUnavailable)
             assert repr(hold.owner) in refusal.message
 
-    @rule(which=AGENTS)
-    def claim_any_port(self, which: int) -> None:
+    @rule(which=AGENTS, carrier=st.sampled_from(CARRIERS))
+    def claim_any_port(self, which: int, carrier: str) -> None:
         agent = self.agents[which]
-        free = [port for port in range(PORTS.low, PORTS.high + 1) if self.hold(str(port)) is None]
+        free = [port for port in range(PORTS.low, PORTS.high + 1) if self.hold(port_name(carrier, port)) is None]
         if not self.room(agent):
             return
         if not free:
             with pytest.raises(NoPortFree):
-                agent.claim(self.now, None, kind="tcp")
+                agent.claim(self.now, None, kind=carrier)
             return
-        claimed = agent.claim(self.now, None, kind="tcp")
+        claimed = agent.claim(self.now, None, kind=carrier)
         assert claimed.tunnel.port in free
         self.given(agent, claimed)
 
@@ -252,13 +261,13 @@ class Leases(RuleBasedStateMachine):
             if hold.lost_at is not None:
                 assert self.routes.by_host(name) is None
                 assert self.routes.tunnel(hold.tunnel_id) is None
-                if not name.isdecimal():
+                if kind_of(name) == "http":
                     assert self.routes.held(name) is not None
 
     @invariant()
     def no_port_and_no_number_is_given_twice(self) -> None:
         tunnels = self.routes.tunnels()
-        ports = [tunnel.port for tunnel in tunnels if tunnel.port is not None]
+        ports = [(tunnel.kind, tunnel.port) for tunnel in tunnels if tunnel.port is not None]
         assert len(ports) == len(set(ports))
         assert len({tunnel.number for tunnel in tunnels}) == len(tunnels)
 
@@ -274,10 +283,20 @@ class Leases(RuleBasedStateMachine):
 
     @invariant()
     def every_port_is_either_free_or_held(self) -> None:
-        free = self.routes._ports["tcp"].free
-        leased = {int(name) for name in self.routes._leases if name.isdecimal()}
-        assert free | leased == set(range(PORTS.low, PORTS.high + 1))
-        assert not free & leased
+        for carrier in CARRIERS:
+            free = self.routes._ports[carrier].free
+            leased = {port_number(name) for name in self.routes._leases if kind_of(name) == carrier}
+            assert free | leased == set(range(PORTS.low, PORTS.high + 1))
+            assert not free & leased
+
+    @invariant()
+    def a_port_answers_through_whoever_holds_it_for_its_transport(self) -> None:
+        for carrier in CARRIERS:
+            for port in range(PORTS.low, PORTS.high + 1):
+                hold = self.hold(port_name(carrier, port))
+                tunnel = self.routes.by_port(carrier, port)
+                live = hold is not None and hold.lost_at is None
+                assert (tunnel.session if tunnel is not None else None) is (hold.session if live and hold else None)
 
 
 TestLeases = Leases.TestCase

@@ -9,7 +9,7 @@ from moongate.errors import ProtocolError
 from moongate.wire import tunnel
 from moongate.wire.tunnel import DATA, HEADER, LIMITS, MAX_DATA, OF_THE_LINK, FrameReader
 
-CHANNELS = st.integers(1, tunnel.MAX_CHANNEL)
+CHANNELS = st.integers(1, tunnel.OPENED_BY_AGENT | tunnel.MAX_CHANNEL)
 
 
 @st.composite
@@ -18,7 +18,7 @@ def frames(draw: st.DrawFn) -> tuple[int, int, bytes]:
     kind = draw(st.sampled_from(sorted(LIMITS)))
     least, most = LIMITS[kind]
     payload = draw(st.binary(min_size=least, max_size=min(most, least + 40)))
-    if kind in (DATA, tunnel.CONTROL) and draw(st.booleans()):
+    if kind in (DATA, tunnel.DATAGRAM, tunnel.CONTROL) and draw(st.booleans()):
         payload = (payload * 20_000)[:20_000]  # beyond the size from which pieces are views
     return kind, 0 if kind in OF_THE_LINK else draw(CHANNELS), payload
 
@@ -127,6 +127,7 @@ PARSERS = {
     tunnel.CREDIT: tunnel.parse_number,
     tunnel.MOVE: tunnel.parse_number,
     tunnel.RESET: tunnel.parse_reset,
+    tunnel.DIAL: tunnel.parse_dial,
 }
 
 
@@ -178,6 +179,33 @@ def test_openings_survive(channel: int, number: int, identifier: bytes, address:
     ((kind, on, payload),) = FrameReader().receive_data(tunnel.serialize_open(channel, number, identifier, visitor))
     assert (kind, on) == (tunnel.OPEN, channel)
     assert tunnel.parse_open(payload) == (number, identifier, visitor)
+
+
+@given(
+    st.lists(st.binary(max_size=40) | st.integers(0, tunnel.MAX_DATAGRAM).map(bytes), max_size=4), st.integers(1, 9000)
+)
+def test_datagrams_arrive_whole_and_in_order(sent: list[bytes], size: int) -> None:
+    stream = b"".join(tunnel.serialize(tunnel.DATAGRAM, 1, data) for data in sent)
+    reader = FrameReader()
+    read = [frame for chunk in in_chunks(stream, size) for frame in reader.receive_data(chunk)]
+    assert read == [(tunnel.DATAGRAM, 1, data) for data in sent]
+
+
+@given(CHANNELS, st.integers(1, 65535), st.sampled_from(sorted(tunnel.TRANSPORTS)))
+def test_dials_survive(channel: int, port: int, transport: str) -> None:
+    ((kind, on, payload),) = FrameReader().receive_data(tunnel.serialize_dial(channel, port, transport))
+    assert (kind, on) == (tunnel.DIAL, channel)
+    assert tunnel.parse_dial(payload) == (port, transport)
+
+
+@given(st.integers(0, 65535), st.integers(0, 255))
+def test_a_dial_is_of_a_port_over_tcp_or_udp(port: int, transport: int) -> None:
+    payload = tunnel.DIAL_BODY.pack(port, transport)
+    if port and transport in tunnel.TRANSPORTS.values():
+        assert tunnel.parse_dial(payload)[0] == port
+    else:
+        with pytest.raises(ProtocolError):
+            tunnel.parse_dial(payload)
 
 
 @given(CHANNELS, st.integers(0, 8), st.text(max_size=400) | st.just("é" * 700))

@@ -20,6 +20,8 @@ from moongate.wire import tunnel as wire
 from moongate.wire.hello import serialize_proxy_v1, serialize_proxy_v2
 
 DIAL_TIMEOUT_S: Final = 10.0
+DEAF_S: Final = 1.0
+_UNPUBLISHED: Final = "nothing is published here yet"
 
 _CODES: Final[tuple[tuple[type[ReachError], int], ...]] = (
     (UpstreamTimeout, wire.UPSTREAM_TIMEOUT),
@@ -28,6 +30,10 @@ _CODES: Final[tuple[tuple[type[ReachError], int], ...]] = (
 )
 
 P = TypeVar("P", bound=Half)
+
+
+def _drop(_: object) -> None:
+    """What a visitor sends where nothing is published."""
 
 
 def _nothing() -> None:
@@ -116,7 +122,12 @@ class UpstreamDialer:
 
     def _refuse(self, channel: Channel) -> None:
         self.open -= 1
-        channel.reset(wire.UPSTREAM_REFUSED, "nothing is published here yet")
+        if self.route.kind == "udp":
+            # At once, it would be told for every datagram; so for a while they are only dropped.
+            channel.set_protocol(DatagramEnd(_drop, _drop))
+            asyncio.get_running_loop().call_later(DEAF_S, channel.reset, wire.UPSTREAM_REFUSED, _UNPUBLISHED)
+        else:
+            channel.reset(wire.UPSTREAM_REFUSED, _UNPUBLISHED)
 
     def _serve_site(self, channel: Channel, folder: Folder | None, on_failure: Callable[[str], None]) -> None:
         async def reach(channel: Channel, make: Callable[[], Half]) -> Half | None:

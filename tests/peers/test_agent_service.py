@@ -240,14 +240,17 @@ CALL = re.compile(r"^(?:\d+ +)?([a-z0-9_]+)\((.*)", re.MULTILINE)
 
 def test_the_agent_needs_nothing_that_its_unit_forbids(machine: Machine, own_site: Site, origin: Origin) -> None:
     trace = machine.folder / "trace"
-    machine.tracer = (require_peer("strace"), "-f", "-qq", "-o", str(trace))
+    # -D: the agent stays our child, and strace is the one that is beside it.
+    machine.tracer = (require_peer("strace"), "-D", "-f", "-q", "-o", str(trace))
     machine.install()
     machine.boot()
     machine.publish("shop", origin.port)
     until(lambda: own_site.answers("shop"), timeout_s=BACK_S)
     assert machine.manager is not None
-    machine.manager.stop()
-    calls = CALL.findall(trace.read_text(encoding="utf-8", errors="replace"))
+    pid = machine.manager.pid
+    assert machine.manager.stop() == 0
+    until(lambda: re.search(rf"^{pid} +\+\+\+ exited", _text(trace), re.MULTILINE), what="the end of the trace")
+    calls = CALL.findall(_text(trace))
     names = {name for name, _ in calls}
     assert {"execve", "socket", "openat"} <= names
     assert names - _allowed() == set()
@@ -257,6 +260,10 @@ def test_the_agent_needs_nothing_that_its_unit_forbids(machine: Machine, own_sit
     # MemoryDenyWriteExecute= (systemd.exec(5)).
     executable = [rest for name, rest in calls if name in ("mmap", "mprotect", "pkey_mprotect") and "PROT_EXEC" in rest]
     assert [rest for rest in executable if "PROT_WRITE" in rest] == []
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _allowed() -> set[str]:

@@ -89,6 +89,23 @@ async def test_what_is_released_is_forgotten_for_good(home: Path) -> None:
         assert await status(second, "app.localhost") == 404
 
 
+async def test_what_is_dropped_while_there_is_no_link_is_given_back_with_the_next(home: Path) -> None:
+    async with serving(ok) as upstream:
+        async with open_house(home) as first:
+            listen = first.config.listen
+            routes = [http_route(upstream, name, keep=True) for name in ("shop.example.test", "stays.example.test")]
+            agent = await first.agent(*routes, standing=True)
+            first.agents.clear()
+        await until_async(lambda: not agent.agent.is_connected)
+        await agent.agent.drop_route("0")
+        async with open_house(home, listen=listen) as second:
+            second.agents.append(agent)
+            await until_async(lambda: len(agent.ready) == 3)
+            assert known(second) == [("http", "stays.example.test")]
+            assert await status(second, "shop.example.test") == 404
+            assert await status(second, "stays.example.test") == 200
+
+
 async def test_revoking_the_token_gives_back_what_it_keeps(home: Path) -> None:
     async with open_house(home) as first, serving(ok) as upstream:
         row, raw = await first.node._tokens.create("owner")

@@ -113,6 +113,7 @@ class Agent:
         self._by_number: dict[int, Publication] = {}
         self._questions: dict[int, Question] = {}
         self._last_question = 0
+        self._owed: dict[tuple[str, str], None] = {}  # kinds and names that are to be given back
         self._sites = sites
         self._standing = standing
         self._max_attempts = max_attempts
@@ -289,6 +290,7 @@ class Agent:
         if self._watching:
             self._mux.send_control({"type": "watch", "on": True})
         self._nudge.clear()
+        self._pay(self._mux)
         for published in self._published.values():
             if published.is_wanted or self._standing:
                 self._claim(published)
@@ -315,6 +317,8 @@ class Agent:
             if self._standing and published.state == "ready":
                 published.state = "waiting"
         for question in questions.values():
+            if question.published.is_gone:
+                self._owe(question.published)
             # The route is claimed as it is now when the link is back.
             if question.answer is not None and not question.answer.done():
                 question.answer.set_result(None)
@@ -429,6 +433,8 @@ class Agent:
     def _release(self, published: Publication, answer: Answer) -> None:
         number, mux = published.number, self._mux
         if number is None or mux is None:
+            if not published.is_asked:
+                self._owe(published)
             answer.set_result(None)
             return
         self._by_number.pop(number, None)
@@ -437,6 +443,18 @@ class Agent:
         # A release is not answered. What is said after it is, and the node hears one after the other.
         request = self._ask(Question("anything", published, answer))
         mux.send_control({"type": "update", "request": request, **lease, "options": {}, "upstream": ""})
+
+    def _owe(self, published: Publication) -> None:
+        """A kept name that cannot be given back now is given back when there is a link again."""
+        if published.route.options.get("keep") and published.wanted:
+            self._owed[published.route.kind, published.wanted] = None
+
+    def _pay(self, mux: Mux) -> None:
+        wanted = {(published.route.kind, published.wanted) for published in self._published.values()}
+        for kind, name in self._owed:
+            if (kind, name) not in wanted:
+                mux.send_control({"type": "release", "kind": kind, "wanted": name})
+        self._owed.clear()
 
     def _update(self, published: Publication, route: Route, answer: Answer | None) -> None:
         if self._mux is None:

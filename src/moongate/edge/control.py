@@ -20,6 +20,7 @@ from moongate.errors import (
     MoongateError,
     PortUnavailable,
     ProtocolError,
+    RoutingError,
     Superseded,
     TokenInvalid,
     VersionUnsupported,
@@ -454,11 +455,27 @@ class Control:
         )
 
     def release(self, session: AgentSession, message: Message) -> None:
+        if "tunnel" not in message:
+            self._release_held(session, message)
+            return
         number, generation = message.get("tunnel"), message.get("generation")
         tunnel = self.routes.by_number(number) if isinstance(number, int) else None
         if tunnel is None or not isinstance(generation, int):
             return
         released = self.routes.release(tunnel.id, generation, session)
+        if released is not None:
+            self._ended(released, "released by its agent")
+
+    def _release_held(self, session: AgentSession, message: Message) -> None:
+        """An agent gives back what it stopped to publish while it was away."""
+        kind, wanted = message.get("kind"), message.get("wanted")
+        if not isinstance(kind, str) or not isinstance(wanted, str):
+            return
+        try:
+            released = self.routes.release_held(kind, wanted, session.identity)
+        except RoutingError as error:
+            log.info("nothing to release", session=session.id, reason=error.message)
+            return
         if released is not None:
             self._ended(released, "released by its agent")
 

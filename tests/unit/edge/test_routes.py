@@ -855,6 +855,25 @@ class TestKept:
         assert routes.release(tunnel.id, tunnel.generation, agent.session) is tunnel
         assert Agent(routes, identity("two")).claim(1.0, "app").fresh
 
+    @pytest.mark.parametrize(
+        ("kind", "wanted", "given"),
+        [
+            ("http", "app", "app"),
+            ("http", "app.localhost", "app"),
+            ("tcp", "20001", "20001"),
+            ("tls", "a.test", "a.test"),
+        ],
+    )
+    def test_its_owner_gives_back_what_nobody_answers_for(self, kind: str, wanted: str, given: str) -> None:
+        routes = make_routes()
+        one, two = Agent(routes, identity("one")), identity("two")
+        tunnel = one.claim(0.0, given, kind=kind, options=KEEP).tunnel
+        assert routes.release_held(kind, wanted, one.identity) is None  # somebody answers
+        routes.lost(1.0, one.session)
+        assert routes.release_held(kind, wanted, two) is None
+        assert routes.release_held(kind, wanted, one.identity) is tunnel
+        assert Agent(routes, two).claim(2.0, given, kind=kind).fresh
+
     def test_a_claim_that_keeps_nothing_makes_it_an_ordinary_one(self) -> None:
         routes = make_routes(hold_s=60)
         agent = Agent(routes, identity("one"))

@@ -209,6 +209,24 @@ class Routes:
             return None
         return self._drop(lease)
 
+    def release_held(self, kind: str, wanted: str, identity: "Identity") -> Tunnel | None:
+        """Give back what an identity holds while nobody answers for it; None if there is no such name.
+
+        Raises:
+            RoutingError: If no tunnel can have the name.
+        """
+        lease = self._leases.get(lease_key(kind, self._resolve(kind, wanted)))
+        if lease is None or lease.live or lease.identity_id != identity.id:
+            return None
+        return self._drop(lease)
+
+    def _resolve(self, kind: str, wanted: str) -> str:
+        if kind in CARRIERS:
+            return port_name(kind, port_of(wanted))
+        if self._names.is_custom(wanted):
+            return self._names.check_domain(wanted)
+        return self._names.full(self._names.check(wanted))
+
     def update(
         self, number: int, generation: int, session: AgentSession, *, options: TunnelOptions, upstream: str
     ) -> Tunnel:

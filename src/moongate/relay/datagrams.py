@@ -99,7 +99,7 @@ class DatagramEnd(asyncio.Protocol):
 
     __slots__ = ("_channel", "_lost", "_receive")
 
-    def __init__(self, receive: Callable[[bytes], None], lost: Callable[[Exception | None], None]) -> None:
+    def __init__(self, receive: Callable[[bytes], object], lost: Callable[[Exception | None], None]) -> None:
         self._receive = receive
         self._lost = lost
         self._channel: Channel | None = None

@@ -1,5 +1,6 @@
 """Certificates from a real ACME server: pebble looks at the node by both challenges, and people visit by curl."""
 
+import json
 import signal
 import subprocess
 import time
@@ -12,11 +13,13 @@ import httpx
 import pytest
 from cryptography import x509
 
+from cli_bed import Program
 from moongate.agent.reports import CertificateTold
-from peers_bed import Site, curl
+from peers_bed import Site, curl, running
 from testbed import free_port, require_peer, until, until_async
 from testbed.authority import Pebble, pebble
 from testbed.house import House, http_route, open_house, serving
+from testbed.origin import Origin
 
 pytestmark = [pytest.mark.timeout(120)]
 
@@ -198,6 +201,14 @@ async def says_hello(reader: Any, writer: Any) -> None:
     await writer.drain()
 
 
+async def until_ready(house: House, name: str) -> None:
+    def state() -> str:
+        status = house.node._keeper.statuses().get(name)
+        return status.state if status is not None else "none"
+
+    await until_async(lambda: state() == "ready", timeout_s=READY_S, what=f"a certificate for {name}")
+
+
 async def visit(house: House, authority: Pebble, name: str) -> httpx.Response:
     """Visit a name as a browser does that trusts this authority alone."""
     async with httpx.AsyncClient(verify=authority.context, trust_env=False, timeout=20) as browser:
@@ -233,9 +244,7 @@ async def test_the_proof_comes_before_redirects_and_passwords(home: Path, author
     ):
         options = {"redirect": True, "secure": True, "redirect_url": "https://elsewhere.example.test/"}
         await house.agent(http_route(upstream, SHOP, acme=True, **options))
-        await until_async(
-            lambda: house.node._keeper.statuses()[SHOP].state == "ready", timeout_s=READY_S, what="a certificate"
-        )
+        await until_ready(house, SHOP)
         assert (await visit(house, authority, SHOP)).status_code == 302
 
 
@@ -259,3 +268,42 @@ async def test_a_tunnel_works_and_its_agent_is_told_why_when_there_is_no_certifi
         async with house.visitor() as visitor:
             visitor.request(SHOP)
             assert (await visitor.answer()).body == b"hello"
+
+
+async def test_a_kept_name_shows_its_certificate_after_a_restart_before_its_agent_is_back(
+    home: Path, authority: Pebble, port: int
+) -> None:
+    settings = house_settings(authority, port)
+    async with open_house(home, **settings) as house, serving(says_hello) as upstream:
+        agent = await house.agent(http_route(upstream, SHOP, acme=True, keep=True))
+        await until_ready(house, SHOP)
+        await agent.vanish()
+    async with open_house(home, **settings) as house:
+        await until_ready(house, SHOP)
+        assert (await visit(house, authority, SHOP)).status_code == 503
+        assert house.node._keeper.orders == 0
+
+
+def test_a_site_of_an_agent_gets_a_certificate_and_health_tells_of_it(
+    tmp_path: Path, authority: Pebble, port: int
+) -> None:
+    api = str(free_port())
+    with (
+        CertifiedSite(tmp_path / "home", authority, port) as site,
+        Origin(lambda request: request.say(b"welcome")) as origin,
+    ):
+        start = ["agent", "start", "--server", f"@{site.home / 'join'}", "--api-port", api]
+        with running(Program([*start, "--home", str(tmp_path / "agent")], site.env)) as agent:
+            until(lambda: site.command("agent", "info", "--api-port", api)[0] == 0, timeout_s=READY_S, what=agent.err)
+            wanted = ("route", "add", SHOP, str(origin.port), "--letsencrypt", "--redirect")
+            code, _, errors = site.command(*wanted, "--api-port", api)
+            assert code == 0, errors
+
+            def health() -> dict[str, Any]:
+                said = site.command("agent", "health", "--api-port", api, "--json")[1]
+                (service,) = [json.loads(line) for line in said.splitlines() if SHOP in line]
+                return dict(service.get("services", [service])[0].get("certificate", {}))
+
+            until(lambda: health().get("state") == "ready", timeout_s=READY_S, what=f"a certificate, not {health()}")
+            there = ("--resolve", f"{SHOP}:{port}:127.0.0.1", "--cacert", str(root_file(authority, tmp_path)))
+            assert curl(*there, f"https://{SHOP}:{port}/").stdout == "welcome"

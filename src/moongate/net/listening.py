@@ -348,9 +348,8 @@ class _Pending(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._data += data
 
-    def eof_received(self) -> bool:
-        self._eof = True
-        return True
+    def eof_received(self) -> None:
+        self._eof = True  # inside TLS there is no staying half open
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.lost = True

@@ -231,6 +231,7 @@ class Node:
         labels = {token.id: token.label for token in await self._tokens.list()} if leftovers or kept else {}
         count = self._routes.restore_kept(kept, labels)
         held = self._routes.restore(now, [_Held.of(leftover) for leftover in leftovers], labels)
+        self._keeper.resume(row.label for row in kept if row.protocol == "http")
         if held or count:
             log.info("names held from before the restart", names=held, kept=count)
 

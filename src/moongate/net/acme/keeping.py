@@ -85,6 +85,9 @@ class NoAuthority:
         reason = "this node has no certificate authority; its administrator can set acme.directory"
         return self._wanted.setdefault(name, CertificateStatus("failed", reason))
 
+    def resume(self, names: Iterable[str]) -> None:
+        """There is no certificate of before that could be shown."""
+
     def unwant(self, name: str) -> bool:
         return self._wanted.pop(name, None) is not None
 
@@ -145,6 +148,12 @@ class CertificateKeeper:
             entry = self._entries[name] = _Entry(name, CertificateStatus("pending", "being looked for"), 0.0)
             self._work.set()
         return entry.status
+
+    def resume(self, names: Iterable[str]) -> None:
+        """Care for those of the names that had a certificate before a restart, while their agents are not back."""
+        for name in names:
+            if self._store.has(name):
+                self.want(name)
 
     def unwant(self, name: str) -> bool:
         """Care for this name no more, and say whether we did; its file stays for the case that it comes back."""

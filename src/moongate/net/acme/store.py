@@ -128,6 +128,10 @@ class AcmeStore:
             self._put_aside(path, str(error))
             return None
 
+    def has(self, name: str) -> bool:
+        """Whether a certificate is kept for a name."""
+        return _FILE_NAME.fullmatch(name) is not None and self._path(name).is_file()
+
     def save(self, name: str, pair: Pair) -> None:
         """Keep a certificate.
 

@@ -133,8 +133,6 @@ async def test_reading_is_held_while_a_file_is_looked_for(folder: Path) -> None:
     assert not bench.channel.is_reading()
     await bench.said()
     assert bench.channel.is_reading()
-    bench.site.data_received(GET % b"/")  # remembered: answered at once
-    assert bench.channel.take().endswith(b"front")
 
 
 async def test_a_file_stops_where_the_channel_is_full_and_goes_on(folder: Path) -> None:

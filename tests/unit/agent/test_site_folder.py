@@ -1,12 +1,18 @@
 """The files of a folder: found, refused, remembered."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from moongate.agent.sites import FileCache, Folder
 from moongate.agent.sites.folder import SMALL_BYTES, LargeFile, Moved, SmallFile, Unread
+
+
+def later() -> int:
+    """A clock that is ahead, by which every file has been left alone for long."""
+    return time.time_ns() + 60 * 10**9
 
 
 @pytest.fixture
@@ -21,7 +27,7 @@ def top(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(top: Path) -> Folder:
-    return Folder(top, FileCache())
+    return Folder(top, FileCache(now_ns=later))
 
 
 def read(folder: Folder, path: str) -> bytes | None:
@@ -65,6 +71,12 @@ def test_a_file_that_takes_the_place_of_another_is_another(folder: Folder, top: 
     assert read(folder, "file.txt") == b"two"
 
 
+def test_a_file_that_was_changed_just_now_is_read_again(top: Path) -> None:
+    folder = Folder(top, FileCache())
+    assert read(folder, "file.txt") == b"one"
+    assert isinstance(folder.look("file.txt"), Unread)
+
+
 def test_a_large_file_is_opened_for_each_visitor(folder: Folder, top: Path) -> None:
     (top / "large").write_bytes(bytes(SMALL_BYTES + 1))
     loaded = folder.load("large")
@@ -74,7 +86,7 @@ def test_a_large_file_is_opened_for_each_visitor(folder: Folder, top: Path) -> N
 
 
 def test_remembered_files_are_bounded_and_the_oldest_goes_first(top: Path) -> None:
-    cache = FileCache(limit=20_000)
+    cache = FileCache(20_000, later)
     folder = Folder(top, cache)
     for name in "abc":
         (top / name).write_bytes(bytes(6_000))
@@ -135,6 +147,23 @@ def test_what_is_forbidden_is_so_under_every_name(top: Path) -> None:
         assert folder.load(path) is None
     assert read(folder, "file.txt") == b"one"
     assert Folder(top, FileCache(), [top.parent]).load("file.txt") is None
+
+
+def test_a_forbidden_folder_is_known_under_another_name(
+    top: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (top / "mounted").mkdir()
+    (top / "mounted" / "join").write_bytes(b"secret")
+    folder = Folder(top, FileCache(), [tmp_path / "state"])
+    assert read(folder, "mounted/join") == b"secret"
+    # As where `mounted` is the same folder, by a mount: its path tells nothing.
+    found = (top / "mounted").stat()
+    stat_of = Path.stat
+    monkeypatch.setattr(
+        Path, "stat", lambda path, **more: found if path == tmp_path / "state" else stat_of(path, **more)
+    )
+    assert folder.load("mounted/join") is None
+    assert read(folder, "file.txt") == b"one"
 
 
 def test_the_folder_itself_may_be_a_link_that_turns(top: Path, tmp_path: Path) -> None:

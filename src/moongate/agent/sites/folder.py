@@ -5,8 +5,10 @@
 
 import os
 import stat
+import time
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -19,11 +21,23 @@ SMALL_BYTES: Final = 128 * 1024
 CACHE_BYTES: Final = 16 * 1024 * 1024
 _ENTRY_BYTES: Final = 2048
 
+# Clocks of file systems tick every few milliseconds, some every two seconds: a file that was changed just now may be
+# changed once more without looking any different.
+TICK_NS: Final = 2_000_000_000
+
 # NONBLOCK, for a pipe of that name would be waited for.
 _OPEN_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY
 
-Identity = tuple[int, int, int, int, int]
+
+class Identity(NamedTuple):
+    """What tells a file from what it was before; times in nanoseconds since the epoch."""
+
+    device: int
+    inode: int
+    size: int
+    modified_ns: int
+    changed_ns: int
 
 
 class SmallFile(NamedTuple):
@@ -57,8 +71,9 @@ class Unread(NamedTuple):
 class FileCache:
     """The small files used last, of all folders of a process, bounded by their bytes."""
 
-    def __init__(self, limit: int = CACHE_BYTES) -> None:
+    def __init__(self, limit: int = CACHE_BYTES, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._limit = limit
+        self._now_ns = now_ns
         self._files: OrderedDict[str, SmallFile] = OrderedDict()
         self.size = 0
 
@@ -74,8 +89,10 @@ class FileCache:
         return found
 
     def add(self, path: str, file: SmallFile) -> None:
-        """Remember a file, and forget those that were used longest ago."""
+        """Remember a file that has been left alone for a while, and forget those that were used longest ago."""
         self._drop(path)
+        if self._now_ns() - file.identity.changed_ns < TICK_NS:
+            return
         self._files[path] = file
         self.size += len(file.body) + _ENTRY_BYTES
         while self.size > self._limit and self._files:
@@ -143,7 +160,19 @@ class Folder:
         folder = os.open(top, _FOLDER_FLAGS)
         for name in names[:-1]:
             folder = _step(folder, name, _FOLDER_FLAGS)
+            if self._is_forbidden(folder):
+                os.close(folder)
+                return None
         return _step(folder, names[-1], _OPEN_FLAGS)
+
+    def _is_forbidden(self, folder: int) -> bool:
+        """Whether an open folder is a forbidden one: by what it is, for it may be mounted under another name."""
+        found = os.fstat(folder)
+        for one in self._forbidden:
+            with suppress(OSError):
+                if os.path.samestat(found, one.stat()):
+                    return True
+        return False
 
     def _names_of(self, top: str, real: str) -> list[str] | None:
         """Return the names on the way from the folder to a real path, if that may be served."""
@@ -177,7 +206,7 @@ def _read(descriptor: int, path: str) -> SmallFile | LargeFile | None:
 
 
 def _identity(found: os.stat_result) -> Identity:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    return Identity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _is_inside(path: str, folder: str) -> bool:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -305,3 +306,61 @@ async def test_nothing_is_published_where_there_is_no_upstream(house: House) -> 
     async with house.visitor() as visitor:
         visitor.request("files.localhost", "/")
         assert (await visitor.answer()).status == 502
+
+
+async def _moody(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Answer with what was asked and how much was sent; in chunks, slowly, or for the last time, as the path says."""
+    while True:
+        head = await reader.readuntil(b"\r\n\r\n")
+        path = head.split(b" ")[1]
+        length = next((int(line[15:]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length")), 0)
+        body = await reader.readexactly(length)
+        said = b"%b %d " % (path, len(body)) + bytes(int(path.rpartition(b"-")[2]))
+        if b"chunks" in path:
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            for at in range(0, len(said), 50_000):
+                piece = said[at : at + 50_000]
+                writer.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                await writer.drain()
+            writer.write(b"0\r\n\r\n")
+        else:
+            last = b"Connection: close\r\n" if b"last" in path else b""
+            writer.write(b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n\r\n" % (last, len(said)))
+            for at in range(0, len(said), 70_000):
+                writer.write(said[at : at + 70_000])
+                await writer.drain()
+            if last:
+                return
+
+
+async def _wander(house: House, folder: Path, chance: random.Random) -> None:
+    """Ask for files and of the service by turns, on one connection, and compare each answer."""
+    large = (folder / "large").read_bytes()
+    async with house.visitor() as visitor:
+        for number in range(40):
+            what = chance.choice(("index", "large", "part", "head", "missing", "chunks", "plain", "last", "post"))
+            size = chance.choice((0, 10, 3_000, 300_000, 900_000))
+            if what == "index":
+                assert await ask(visitor, "/") == b"front"
+            elif what == "large":
+                assert await ask(visitor, "/large") == large
+            elif what == "head":
+                assert await ask(visitor, "/large", "HEAD") == b""
+            elif what == "part":
+                first = chance.randrange(LARGE)
+                visitor.request("files.localhost", "/large", headers=f"Range: bytes={first}-{first + size}\r\n")
+                assert (await visitor.answer()).body == large[first : first + size + 1]
+            else:
+                body = bytes(size) if what == "post" else b""
+                path = f"/{what}-{number}-{size}"
+                answer = await ask(visitor, path, "POST" if what == "post" else "GET", body=body)
+                assert answer == f"{path} {len(body)} ".encode() + bytes(size)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_whatever_is_asked_in_whatever_order_each_request_gets_its_own_answer(
+    house: House, folder: Path, seed: int
+) -> None:
+    async with serving(_moody) as port:
+        await house.agent(site(folder, port=port))
+        await asyncio.gather(*(_wander(house, folder, random.Random(seed * 10 + one)) for one in range(4)))

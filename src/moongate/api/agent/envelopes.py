@@ -18,10 +18,12 @@ from moongate.errors import MoongateError
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
-class Unusable(MoongateError):
+class Unusable(Exception):
     """A request that was read holds something that cannot be used."""
 
-    code = "request.unusable"
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 def malformed(message: str) -> HTTPException:
@@ -37,10 +39,11 @@ def failure(status: int, message: str, headers: dict[str, str] | None = None) ->
 def handle_failures(app: FastAPI) -> None:
     """Teach the application how each failure is answered."""
     app.add_exception_handler(HTTPException, _http)
-    app.add_exception_handler(MoongateError, _ours)
+    app.add_exception_handler(MoongateError, _refused)
+    app.add_exception_handler(Unusable, _refused)
 
 
-async def _ours(_request: Request, exc: Exception) -> Response:
+async def _refused(_request: Request, exc: Exception) -> Response:
     return failure(200, str(exc))
 
 

@@ -216,19 +216,23 @@ def test_several_tunnels_of_a_file_share_one_agent(gateway: Gateway, sample: Sam
         [tunnels.raw]
         kind = "tcp"
         upstream = "127.0.0.1:{sample.port}"
+        [tunnels.names]
+        kind = "udp"
+        upstream = "127.0.0.1:53"
         """,
         encoding="utf-8",
     )
     agent = gateway.run("up", "-f", str(file), "--json")
     agent.wait_for('"raw"')
-    until(lambda: len(agent.events) == 3)
+    until(lambda: len(agent.events) == 4)
     ready = {event["name"]: event for event in agent.events}
     assert "It works" in visit(gateway, "several-web").text
     assert visit(gateway, "several-files").text == "from a folder"
     assert "It works" in httpx.get(f"http://127.0.0.1:{ready['raw']['public_port']}/", trust_env=False).text
     code, out, _ = gateway.command("status", "--json")
     state = json.loads(out)
-    assert (code, state["active_tunnels"]) == (0, 3)
+    assert (code, state["active_tunnels"]) == (0, 4)
+    assert ready["names"]["public_url"].startswith("udp://")
     assert agent.end() == 0
 
 

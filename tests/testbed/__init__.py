@@ -25,6 +25,8 @@ class Peer:
 PEERS = {
     "chromium": Peer("chromium", ("chromium", "chromium-browser", "google-chrome")),
     "curl": Peer("curl", ("curl",)),
+    "dig": Peer("bind9-dnsutils", ("dig",)),
+    "dnsmasq": Peer("dnsmasq-base", ("dnsmasq",)),
     "git": Peer("git", ("git",)),
     "git-http-backend": Peer("git", ("/usr/lib/git-core/git-http-backend", "/usr/libexec/git-core/git-http-backend")),
     "haproxy": Peer("haproxy", ("haproxy",)),

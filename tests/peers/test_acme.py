@@ -180,6 +180,36 @@ def test_a_name_that_leads_elsewhere_is_told_with_its_remedy_and_gets_nothing(
         assert not is_of_pebble(shown_to(NAME, port))
 
 
+def test_a_node_that_is_reached_by_http_alone_gets_its_certificate_that_way(tmp_path: Path, port: int) -> None:
+    with (
+        pebble(tmp_path / "pebble", visits=port, by_tls=free_port()) as authority,
+        CertifiedSite(tmp_path / "home", authority, port) as site,
+    ):
+        assert site.wait_until("ready")["message"] == ""
+        assert is_of_pebble(shown_to(NAME, port))
+
+
+def test_what_was_mended_is_tried_again_on_sighup(tmp_path: Path, authority: Pebble, port: int) -> None:
+    authority.point(NAME, "127.0.0.2")
+    with CertifiedSite(tmp_path / "home", authority, port) as site:
+        site.wait_until("failed")
+        authority.point_back(NAME)
+        site.program.process.send_signal(signal.SIGHUP)
+        site.wait_until("ready")
+
+
+def test_another_email_address_is_told_to_the_authority(tmp_path: Path, authority: Pebble, port: int) -> None:
+    accounts = []
+    for email in ("first@example.test", "second@example.test", ""):
+        with CertifiedSite(tmp_path / "home", authority, port, MOONGATE_ACME_EMAIL=email) as site:
+            site.wait_until("ready")
+        kept = next((tmp_path / "home" / "acme").rglob("account.json"))
+        accounts.append(json.loads(kept.read_bytes()))
+        next(kept.parent.glob(f"{NAME}.pem")).unlink()
+    assert [account["email"] for account in accounts] == ["first@example.test", "second@example.test", None]
+    assert len({account["uri"] for account in accounts}) == 1
+
+
 def test_a_directory_that_does_not_answer_is_named(tmp_path: Path, authority: Pebble, port: int) -> None:
     nowhere = f"https://localhost:{free_port()}/dir"
     with CertifiedSite(tmp_path / "home", replace(authority, directory=nowhere), port) as site:

@@ -53,8 +53,10 @@ class Pebble:
 
 
 @contextmanager
-def pebble(folder: Path, *, visits: int, lifetime_s: int = 3600, listen: int | None = None) -> Iterator[Pebble]:
-    """Run an authority that comes to this port of this machine for either proof."""
+def pebble(
+    folder: Path, *, visits: int, by_tls: int | None = None, lifetime_s: int = 3600, listen: int | None = None
+) -> Iterator[Pebble]:
+    """Run an authority that comes to this port of this machine for either proof, or to another one by TLS."""
     program, resolver = require_peer("pebble"), require_peer("pebble-challtestsrv")
     port, management, dns, dns_management = listen or free_port(), free_port(), free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +68,7 @@ def pebble(folder: Path, *, visits: int, lifetime_s: int = 3600, listen: int | N
         "certificate": str(ca_file),
         "privateKey": str(key_file),
         "httpPort": visits,
-        "tlsPort": visits,
+        "tlsPort": by_tls or visits,
         "externalAccountBindingRequired": False,
         "certificateValidityPeriod": lifetime_s,
     }

@@ -394,6 +394,7 @@ class Node:
         if "tcp_ports" in changed:
             self._routes.set_ports(new.tcp_ports)
         self._certificates.reload()
+        self._keeper.retry()
         log.info("settings reloaded", changed=sorted(changed - fixed))
 
     async def aclose(self) -> None:

@@ -94,6 +94,9 @@ class NoAuthority:
     def statuses(self) -> dict[str, CertificateStatus]:
         return dict(self._wanted)
 
+    def retry(self) -> None:
+        """There is nobody to ask."""
+
     async def run(self) -> None:
         """There is nothing to do."""
 
@@ -185,6 +188,15 @@ class CertificateKeeper:
 
     def look(self) -> None:
         """Look at once at what is due."""
+        self._work.set()
+
+    def retry(self) -> None:
+        """Try at once again what has failed: somebody has mended it."""
+        now = self._now()
+        for name in self._failed:
+            if (entry := self._entries.get(name)) is not None:
+                entry.due_at = min(entry.due_at, now)
+        self._failed.clear()
         self._work.set()
 
     async def aclose(self) -> None:

@@ -246,6 +246,27 @@ async def test_after_a_failure_the_name_is_left_alone_and_then_tried_again(
     assert (kept.keeper.orders, kept.keeper.failures) == (2, 1)
 
 
+async def test_what_somebody_has_mended_is_tried_again_at_once(home: Path, authority: StagedAuthority) -> None:
+    authority.refusals = [OrderFailed("no")]
+    async with keeping(home, authority) as kept:
+        kept.keeper.want(NAME)
+        await kept.until("failed")
+        kept.keeper.retry()
+        await kept.until("ready")
+
+
+async def test_names_that_had_no_certificate_before_a_restart_are_not_resumed(
+    home: Path, authority: StagedAuthority
+) -> None:
+    async with keeping(home, authority) as kept:
+        kept.keeper.want(NAME)
+        await kept.until("ready")
+    async with keeping(home, authority) as kept:
+        kept.keeper.resume([NAME, "other.example.test", "../no name"])
+        await kept.until("ready")
+        assert list(kept.keeper.statuses()) == [NAME]
+
+
 async def test_an_authority_that_was_asked_too_often_is_not_asked_again_soon(
     home: Path, authority: StagedAuthority
 ) -> None:

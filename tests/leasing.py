@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from moongate.config import PortRange
 from moongate.edge.routes import DEFAULT_OPTIONS, Claimed, Routes, TunnelOptions
+from moongate.edge.routes.names import lease_key
 from moongate.identity.tokens import Identity, Scope
 
 DOMAIN = "localhost"
@@ -90,9 +91,9 @@ class Agent:
             session=self.session,
             options=options,
         )
-        self.generations[claimed.tunnel.name] = claimed.tunnel.generation
+        self.generations[lease_key(kind, claimed.tunnel.name)] = claimed.tunnel.generation
         return claimed
 
     def reclaim(self, now: float, name: str, *, kind: str = "http") -> Claimed:
         """Ask again for what it had, showing the generation it had it with."""
-        return self.claim(now, name, kind=kind, generation=self.generations[name])
+        return self.claim(now, name, kind=kind, generation=self.generations[lease_key(kind, name)])

@@ -9,32 +9,38 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from leasing import ADMIN, DOMAIN, Agent, Session, identity, make_routes
 from moongate.config import PortRange
-from moongate.edge.routes import Claimed, Tunnel
+from moongate.edge.routes import Claimed, Tunnel, TunnelOptions
 from moongate.edge.routes.entries import CARRIERS
-from moongate.edge.routes.names import port_name, port_number
+from moongate.edge.routes.names import lease_key, port_name, port_number
 from moongate.errors import LimitExceeded, NameTaken, NoPortFree, PortUnavailable, RoutingError, Superseded
 
 HOLD_S = 60.0
 PORTS = PortRange(20000, 20001)
-NAMES = ("app", "web", "20000", "udp:20000")
+NAMES = ("app", "web", "tls:app", "shop.example.test", "20000", "udp:20000")
 QUOTA = 2
 # Few of everything, so that they meet.
 AGENTS = st.integers(0, 3)
 
 
 def kind_of(name: str) -> str:
-    if name.startswith("udp:"):
-        return "udp"
+    kind, colon, _ = name.partition(":")
+    if colon:
+        return kind
     return "tcp" if name.isdecimal() else "http"
 
 
 def full(name: str) -> str:
-    return f"{name}.{DOMAIN}" if kind_of(name) == "http" else name
+    return f"{name}.{DOMAIN}" if kind_of(name) in ("http", "tls") and "." not in name else name
 
 
 def wanted(name: str) -> str:
-    """What an agent asks for: a port is a number, whichever transport it is of."""
-    return name.removeprefix("udp:")
+    """What an agent asks for: a port is a number, whichever transport it is of, and a host name a name."""
+    return name.rpartition(":")[2]
+
+
+def key_of(tunnel: Tunnel) -> str:
+    """A name of the model; HTTP and TLS of one host name are two."""
+    return lease_key(tunnel.kind, tunnel.name)
 
 
 @dataclass
@@ -47,6 +53,7 @@ class Hold:
     generation: int
     tunnel_id: str
     lost_at: float | None = None
+    keep: bool = False
 
 
 class Leases(RuleBasedStateMachine):
@@ -68,7 +75,13 @@ class Leases(RuleBasedStateMachine):
     def hold(self, name: str) -> Hold | None:
         return self.holds.get(name)
 
+    def sibling(self, name: str) -> Hold | None:
+        return self.holds.get(name.removeprefix("tls:") if name.startswith("tls:") else f"tls:{name}")
+
     def may_take(self, agent: Agent, name: str, generation: int | None) -> bool:
+        sibling = self.sibling(name)
+        if sibling is not None and sibling.owner != agent.identity.id:
+            return False
         hold = self.hold(name)
         if hold is None:
             return True
@@ -78,7 +91,7 @@ class Leases(RuleBasedStateMachine):
 
     def given(self, agent: Agent, claimed: Claimed) -> None:
         tunnel = claimed.tunnel
-        before = self.hold(tunnel.name)
+        before = self.hold(key_of(tunnel))
         assert tunnel.generation > self.highest
         self.highest = tunnel.generation
         assert tunnel.session is agent.session
@@ -90,7 +103,9 @@ class Leases(RuleBasedStateMachine):
             assert before.owner == agent.identity.id
             assert (tunnel.id, claimed.fresh) == (before.tunnel_id, False)
         self.opened.add(tunnel.id)
-        self.holds[tunnel.name] = Hold(agent.identity.id, agent, agent.session, tunnel.generation, tunnel.id)
+        keep = tunnel.options.keep
+        hold = Hold(agent.identity.id, agent, agent.session, tunnel.generation, tunnel.id, keep=keep)
+        self.holds[key_of(tunnel)] = hold
 
     def check_loser(self, agent: Agent, before: Hold | None, claimed: Claimed) -> None:
         if before is None or before.lost_at is not None:
@@ -107,25 +122,31 @@ class Leases(RuleBasedStateMachine):
 
     # What may happen.
 
-    @rule(which=AGENTS, wish=st.sampled_from(NAMES), known=st.sampled_from(["none", "own", "stale"]))
-    def claim_a_name(self, which: int, wish: str, known: str) -> None:
+    @rule(
+        which=AGENTS,
+        wish=st.sampled_from(NAMES),
+        known=st.sampled_from(["none", "own", "stale"]),
+        keep=st.booleans(),
+    )
+    def claim_a_name(self, which: int, wish: str, known: str, keep: bool) -> None:
         agent, name = self.agents[which], full(wish)
         generation = agent.generations.get(name) if known != "none" else None
         if known == "stale" and generation is not None:
             generation -= 1
         expected = self.may_take(agent, name, generation) and self.room(agent)
+        options, kind = TunnelOptions(keep=keep), kind_of(wish)
         if expected:
-            self.given(agent, agent.claim(self.now, wanted(wish), kind=kind_of(wish), generation=generation))
+            self.given(agent, agent.claim(self.now, wanted(wish), kind=kind, generation=generation, options=options))
             return
         with pytest.raises(RoutingError) as refusal:
-            agent.claim(self.now, wanted(wish), kind=kind_of(wish), generation=generation)
+            agent.claim(self.now, wanted(wish), kind=kind, generation=generation, options=options)
         self.check_refusal(agent, name, refusal.value)
 
     def check_refusal(self, agent: Agent, name: str, refusal: RoutingError) -> None:
         if not self.room(agent):
             assert isinstance(refusal, LimitExceeded)
             return
-        hold = self.hold(name)
+        hold = self.hold(name) or self.sibling(name)
         assert hold is not None
         if hold.owner == agent.identity.id:
             assert isinstance(refusal, Superseded | NameTaken | PortUnavailable)
@@ -150,7 +171,7 @@ class Leases(RuleBasedStateMachine):
     @rule(which=AGENTS, asks_again=st.booleans())
     def lose_the_link(self, which: int, asks_again: bool) -> None:
         agent = self.agents[which]
-        lost = {tunnel.name for tunnel in self.routes.lost(self.now, agent.session)}
+        lost = {key_of(tunnel) for tunnel in self.routes.lost(self.now, agent.session)}
         assert lost == {
             name for name, hold in self.holds.items() if hold.session is agent.session and hold.lost_at is None
         }
@@ -168,7 +189,8 @@ class Leases(RuleBasedStateMachine):
 
     def ask_again(self, which: int) -> None:
         for name in sorted(self.agents[which].generations):
-            self.claim_a_name(which, name.removesuffix("." + DOMAIN), "own")
+            hold = self.hold(name)
+            self.claim_a_name(which, name.removesuffix("." + DOMAIN), "own", hold is not None and hold.keep)
 
     @rule(pick=st.integers(0, 100))
     def a_ghost_ends_at_last(self, pick: int) -> None:
@@ -178,8 +200,8 @@ class Leases(RuleBasedStateMachine):
             return
         ghost = ghosts[pick % len(ghosts)]
         for tunnel in self.routes.lost(self.now, ghost):
-            assert self.holds[tunnel.name].session is ghost
-            self.holds[tunnel.name].lost_at = self.now
+            assert self.holds[key_of(tunnel)].session is ghost
+            self.holds[key_of(tunnel)].lost_at = self.now
         self.sessions.discard(ghost)
 
     @rule(which=AGENTS, wish=st.sampled_from(NAMES), late=st.booleans())
@@ -193,6 +215,34 @@ class Leases(RuleBasedStateMachine):
         assert (ended is not None) == (hold.session is agent.session and hold.lost_at is None and not late)
         if ended is not None:
             self.end(ended)
+
+    @rule(which=AGENTS, wish=st.sampled_from(NAMES))
+    def give_back_what_nobody_answers_for(self, which: int, wish: str) -> None:
+        agent, hold = self.agents[which], self.hold(full(wish))
+        ended = self.routes.release_held(kind_of(wish), wanted(wish), agent.identity)
+        is_his = hold is not None and hold.lost_at is not None and hold.owner == agent.identity.id
+        assert (ended is not None) == is_his
+        if ended is not None:
+            self.end(ended)
+
+    @rule(which=AGENTS, wish=st.sampled_from(NAMES), keep=st.booleans())
+    def update(self, which: int, wish: str, keep: bool) -> None:
+        agent, hold = self.agents[which], self.hold(full(wish))
+        if hold is None or hold.lost_at is not None or hold.session is not agent.session:
+            return
+        tunnel = self.routes.tunnel(hold.tunnel_id)
+        assert tunnel is not None
+        options = TunnelOptions(keep=keep)
+        self.routes.update(tunnel.number, hold.generation, agent.session, options=options, upstream="")
+        hold.keep = keep
+
+    @invariant()
+    def what_is_kept_is_counted(self) -> None:
+        kept: dict[str, set[str]] = {}
+        for name, hold in self.holds.items():
+            if hold.keep:
+                kept.setdefault(hold.owner, set()).add(name)
+        assert self.routes._kept == kept
 
     @rule(wish=st.sampled_from(NAMES))
     def an_administrator_closes(self, wish: str) -> None:
@@ -209,7 +259,7 @@ class Leases(RuleBasedStateMachine):
         revoked = self.routes.revoke(who)
         assert {session.identity.id for session in revoked.sessions} <= {who}
         for tunnel in revoked.tunnels:
-            assert self.holds[tunnel.name].owner == who
+            assert self.holds[key_of(tunnel)].owner == who
             self.end(tunnel)
         assert not [name for name, hold in self.holds.items() if hold.owner == who]
         self.sessions -= {session for session in self.sessions if session.identity.id == who}
@@ -224,10 +274,12 @@ class Leases(RuleBasedStateMachine):
     @rule()
     def holds_expire(self) -> None:
         overdue = {
-            name for name, hold in self.holds.items() if hold.lost_at is not None and hold.lost_at + HOLD_S <= self.now
+            name
+            for name, hold in self.holds.items()
+            if hold.lost_at is not None and not hold.keep and hold.lost_at + HOLD_S <= self.now
         }
         ended = self.routes.expire(self.now)
-        assert {tunnel.name for tunnel in ended} == overdue
+        assert {key_of(tunnel) for tunnel in ended} == overdue
         for tunnel in ended:
             self.end(tunnel)
         deadline = self.routes.next_deadline()
@@ -235,23 +287,25 @@ class Leases(RuleBasedStateMachine):
 
     def end(self, tunnel: Tunnel) -> None:
         self.opened.remove(tunnel.id)
-        del self.holds[tunnel.name]
+        del self.holds[key_of(tunnel)]
 
     # What is always so.
 
     @invariant()
     def every_live_name_answers_through_the_session_it_was_given_to(self) -> None:
         live = {name: hold for name, hold in self.holds.items() if hold.lost_at is None}
-        assert {tunnel.name: tunnel.session for tunnel in self.routes.tunnels()} == {
+        assert {key_of(tunnel): tunnel.session for tunnel in self.routes.tunnels()} == {
             name: hold.session for name, hold in live.items()
         }
         for name, hold in live.items():
             tunnel = self.routes.tunnel(hold.tunnel_id)
             assert tunnel is not None
-            assert (tunnel.name, tunnel.generation) == (name, hold.generation)
+            assert (key_of(tunnel), tunnel.generation) == (name, hold.generation)
             assert self.routes.by_number(tunnel.number) is tunnel
             assert tunnel in self.routes.tunnels_of(hold.session)
-            if tunnel.port is None:
+            if tunnel.kind == "tls":
+                assert self.routes.by_server_name(tunnel.name) is tunnel
+            elif tunnel.port is None:
                 assert self.routes.by_host(name) is tunnel
                 assert self.routes.held(name) is None
 
@@ -260,6 +314,7 @@ class Leases(RuleBasedStateMachine):
         for name, hold in self.holds.items():
             if hold.lost_at is not None:
                 assert self.routes.by_host(name) is None
+                assert kind_of(name) != "tls" or self.routes.by_server_name(wanted(name)) is None
                 assert self.routes.tunnel(hold.tunnel_id) is None
                 if kind_of(name) == "http":
                     assert self.routes.held(name) is not None

@@ -15,7 +15,11 @@ import h11
 from compat.smuggling import CASES, HOSTILE_ANSWERS
 from moongate.agent.sites.answers import Asked, content_type, decide, facts_of, file_head
 from moongate.agent.sites.paths import is_hidden, path_of, with_slash
-from moongate.errors import BadRequest, ProtocolError
+from moongate.edge.firewall import RULES_MAX, verdict
+from moongate.edge.routes import RESERVED, TunnelOptions
+from moongate.edge.routes.names import Names, port_of
+from moongate.errors import BadRequest, ConfigurationError, NameInvalid, PortUnavailable, ProtocolError
+from moongate.net.certificates import HOST_NAME
 from moongate.wire import tunnel
 from moongate.wire.hello import (
     MAX_CLIENT_HELLO,
@@ -167,6 +171,35 @@ def frames(data: bytes) -> None:
     assert taken <= len(stream)
 
 
+def options(data: bytes) -> None:
+    """The options of a claim, and the address of a visitor whom its firewall judges."""
+    text, _, address = data.partition(b"\xfe")
+    try:
+        members = json.loads(text)
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(members, dict):
+        return
+    with contextlib.suppress(ConfigurationError):
+        read = TunnelOptions.parse(members)
+        assert len(read.firewall) <= RULES_MAX
+        assert verdict(read.firewall, address.decode("latin-1")) in ("allow", "drop")
+
+
+def names(data: bytes) -> None:
+    """What an agent may want to be called: one label under the domain, a whole domain, or a port."""
+    wanted = data.decode("utf-8", "replace")
+    known = Names("gate.test", ["gate.test"], RESERVED)
+    with contextlib.suppress(NameInvalid):
+        name = known.check_domain(wanted) if known.is_custom(wanted) else known.full(known.check(wanted))
+        assert HOST_NAME.match(name)
+        assert name != "gate.test"
+        assert known.is_custom(name) != name.endswith(".gate.test")
+        assert (known.subdomain(name) is None) == known.is_custom(name)
+    with contextlib.suppress(PortUnavailable):
+        assert 0 <= port_of(wanted) <= 99_999
+
+
 _HELLO: Final = openssl_hello("app.example", ["http/1.1", "h2"])
 _V4: Final = (("192.0.2.7", 50123), ("198.51.100.1", 443))
 _V6: Final = (("2001:db8::7", 50123), ("2001:db8::1", 443))
@@ -190,6 +223,18 @@ TARGETS: Final[dict[str, Target]] = {
             b'//.well-known//x/\xfebytes=-3\xfe\xfe*\xfeW/"a", "b"\xfeTue, 14 Nov 2023 22:13:20 GMT',
             b"/C:%5c..\\%00\xfelines=1-2\xfeSun Nov  6 08:49:37 1994\xfe\xfe\xfe\xfeSunday, 06-Nov-94 08:49:37 GMT",
         ),
+    ),
+    "options": Target(
+        options,
+        (
+            b'{"keep": true, "firewall": [["allow", "10.0.0.0/8"], ["drop", "::/0"]]}\xfe10.0.0.1',
+            b'{"secure": null, "redirect": true, "redirect_url": "https://a.test/", "acme": false}\xfe::ffff:1.2.3.4',
+            b'{"page": {"title": "Shop", "logo_url": "", "site_url": "http://a"}, "max_connections": 5}\xfefe80::1%eth0',
+            b'{"basic_auth": "scrypt$16384$8$5$AAAA$AAAA", "password": "", "host_header": "a"}\xfe',
+        ),
+    ),
+    "names": Target(
+        names, (b"app", b"App.Gate.Test.", b"shop.example.test", b"*.example.test", b"192.0.2.7", b"20001")
     ),
     "client_hello": Target(client_hello, (_HELLO, records(_HELLO[5:], 40), records(hello_message(server_name(b"a"))))),
     "proxy_header": Target(

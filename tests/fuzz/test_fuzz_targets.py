@@ -13,7 +13,8 @@ ROUNDS_MAX = 20_000
 
 
 def test_every_parser_of_wire_has_a_target() -> None:
-    assert set(TARGETS) == {"requests", "answers", "heads", "client_hello", "proxy_header", "frames"}
+    parsers = {"requests", "answers", "heads", "client_hello", "proxy_header", "frames"}
+    assert set(TARGETS) >= parsers
     assert all(target.seeds for target in TARGETS.values())
 
 

@@ -1,12 +1,12 @@
 """The agent's API over an agent that keeps its rules in memory and has no node."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
 
+from moongate.agent.feed import Feed
 from moongate.agent.rulebook import Edit, RuleBook
 from moongate.api.agent.app import create_agent_app
 from moongate.api.agent.parts import LocalParts
@@ -24,8 +24,7 @@ class MemoryAgent:
     waits: list[float] = field(default_factory=list)
     secrets_asked: list[bool] = field(default_factory=list)
     broken: Exception | None = None
-    happened: "asyncio.Queue[tuple[str, dict[str, Any]] | None]" = field(default_factory=asyncio.Queue)
-    listeners: int = 0
+    feed: Feed = field(default_factory=Feed)
 
     def info(self) -> dict[str, Any]:
         if self.broken is not None:
@@ -83,13 +82,8 @@ class MemoryAgent:
         ]
         return {"status": True, "error": "", "services": services}
 
-    async def events(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-        self.listeners += 1
-        try:
-            while (event := await self.happened.get()) is not None:
-                yield event
-        finally:
-            self.listeners -= 1
+    def events(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+        return self.feed.subscribe()
 
     def _apply(self, edit: Edit) -> dict[str, Any]:
         self.book = edit.book

@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import socket
+import struct
 import subprocess
 from collections.abc import AsyncIterator
 from functools import partial
@@ -123,13 +124,13 @@ async def test_events_arrive_while_they_happen_and_end_with_the_agent(api: Local
     ):
         lines = stream.aiter_lines()
         assert await anext(lines) == "retry: 2000"
-        await agent.happened.put(EVENT)
+        agent.feed.publish(*EVENT)
         got = [line async for line in _until_blank(lines, blanks=2)]
         assert got == ["event: rule_changed", 'data: {"kind":"https","key":"a.example.test"}']
         closing = asyncio.ensure_future(api.aclose())
         assert [line async for line in lines if line] == []
         await closing
-    assert agent.listeners == 0
+    assert not agent.feed.has_listeners
 
 
 async def _until_blank(lines: AsyncIterator[str], blanks: int) -> AsyncIterator[str]:
@@ -141,8 +142,20 @@ async def _until_blank(lines: AsyncIterator[str], blanks: int) -> AsyncIterator[
             return
 
 
+async def test_a_listener_that_leaves_before_the_answer_begins_is_forgotten(api: LocalApi, agent: MemoryAgent) -> None:
+    for _ in range(20):
+        with socket.create_connection(("127.0.0.1", api.port)) as client:
+            client.sendall(f"GET {PREFIX}/events HTTP/1.1\r\nhost: localhost\r\n\r\n".encode())
+            # A reset, so that the end is known before anything is answered.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        await asyncio.sleep(0)
+    async with httpx.AsyncClient(base_url=api.url, trust_env=False) as other:
+        await other.get(f"{PREFIX}/info")
+    await until_async(lambda: not agent.feed.has_listeners)
+
+
 async def test_a_listener_that_goes_away_is_forgotten(api: LocalApi, agent: MemoryAgent) -> None:
     async with httpx.AsyncClient(base_url=api.url, trust_env=False) as client:
         async with client.stream("GET", f"{PREFIX}/events"):
-            await until_async(lambda: agent.listeners == 1)
-        await until_async(lambda: agent.listeners == 0)
+            await until_async(lambda: agent.feed.has_listeners)
+        await until_async(lambda: not agent.feed.has_listeners)

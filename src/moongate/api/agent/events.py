@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from moongate.api.agent.endpoints import PREFIX
 from moongate.api.agent.parts import LocalParts, Made
@@ -20,6 +20,27 @@ router = APIRouter(prefix=PREFIX)
 Event = tuple[str, dict[str, Any]]
 
 
+class EventStream(StreamingResponse):
+    """An answer that listens for as long as its client does, also when that leaves before the first byte."""
+
+    def __init__(self, parts: LocalParts, events: AsyncIterator[Event]) -> None:
+        super().__init__(
+            _stream(parts, events),
+            media_type="text/event-stream",
+            headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
+        )
+        self._events = events
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send events, and stop listening in the end."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            close = getattr(self._events, "aclose", None)
+            if close is not None:
+                await close()
+
+
 @router.get(
     "/events",
     include_in_schema=False,  # OpenAPI has no words for an answer that does not end
@@ -27,12 +48,7 @@ Event = tuple[str, dict[str, Any]]
 async def stream_events(parts: Made) -> Response:
     """Send events until the client goes or the agent stops."""
     # Subscribed before the head is sent: whoever has seen it misses nothing that happens after.
-    events = aiter(parts.agent.events())
-    return StreamingResponse(
-        _stream(parts, events),
-        media_type="text/event-stream",
-        headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
-    )
+    return EventStream(parts, aiter(parts.agent.events()))
 
 
 async def _stream(parts: LocalParts, events: AsyncIterator[Event]) -> AsyncIterator[bytes]:
@@ -53,21 +69,13 @@ async def _stream(parts: LocalParts, events: AsyncIterator[Event]) -> AsyncItera
             yield sse(*event)
             coming = asyncio.ensure_future(_next(events))
     finally:
-        await _let_go(stopping, coming, events)
+        for waiting in (stopping, coming):
+            waiting.cancel()
+        await asyncio.wait((stopping, coming))
 
 
 async def _next(events: AsyncIterator[Event]) -> Event | None:
     return await anext(events, None)
-
-
-async def _let_go(stopping: "asyncio.Future[Any]", coming: "asyncio.Future[Any]", events: AsyncIterator[Event]) -> None:
-    for waiting in (stopping, coming):
-        waiting.cancel()
-        with suppress(asyncio.CancelledError):
-            await waiting
-    close = getattr(events, "aclose", None)
-    if close is not None:
-        await close()
 
 
 def sse(kind: str, data: dict[str, Any]) -> bytes:

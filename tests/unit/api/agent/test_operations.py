@@ -1,3 +1,4 @@
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -8,6 +9,7 @@ import pytest
 from agent_bed import PREFIX, MemoryAgent, client_of
 from moongate.api.agent.app import agent_openapi_document
 from moongate.api.agent.requests import BODY_MAX_BYTES
+from testbed import until_async
 
 SITE = {"domain": "shop.example.test", "upstreamURL": "http://127.0.0.1:9001"}
 # The methods of each path, the published one first.
@@ -311,12 +313,14 @@ async def test_the_rules_alone_can_be_listed(client: httpx.AsyncClient) -> None:
 async def test_events_come_as_they_happen_and_the_subscription_ends_with_them(
     client: httpx.AsyncClient, agent: MemoryAgent
 ) -> None:
-    await agent.happened.put(("rule_changed", {"kind": "https", "key": "a\nb"}))
-    await agent.happened.put(("tunnel_down", {}))
-    await agent.happened.put(None)
-    answer = await ask(client, "GET", "events")
+    answering = asyncio.ensure_future(ask(client, "GET", "events"))
+    await until_async(lambda: agent.feed.has_listeners)
+    agent.feed.publish("rule_changed", {"kind": "https", "key": "a\nb"})
+    agent.feed.publish("tunnel_down", {})
+    agent.feed.close()
+    answer = await answering
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert answer.text == (
         'retry: 2000\n\nevent: rule_changed\ndata: {"kind":"https","key":"a\\nb"}\n\nevent: tunnel_down\ndata: {}\n\n'
     )
-    assert agent.listeners == 0
+    assert not agent.feed.has_listeners

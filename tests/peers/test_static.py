@@ -137,6 +137,17 @@ def test_no_path_leads_out_of_the_folder_or_to_hidden_files(status: Callable[...
     assert status(path) in (400, 403, 404)
 
 
+def test_a_folder_that_holds_the_state_of_this_users_commands_does_not_serve_it(site: Site) -> None:
+    assert (site.home / "join").read_text(encoding="utf-8").startswith("moongate://")
+    (site.home.parent / "beside.txt").write_text("beside", encoding="utf-8")
+    with publishing(site, "static", str(site.home.parent)) as tunnel:
+        assert curl(f"{tunnel.url}/beside.txt").stdout == "beside"
+        for path in ("join", "admin-token", "%6aoin", "./join", "x/../join"):
+            answer = curl("--path-as-is", "-w", "%{http_code}", f"{tunnel.url}/{site.home.name}/{path}").stdout
+            assert answer.endswith("404")
+            assert "moongate://" not in answer
+
+
 def test_links_inside_the_folder_are_followed_and_nothing_can_be_written(
     files: Tunnel, status: Callable[..., int], folder: Path
 ) -> None:

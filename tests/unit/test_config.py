@@ -75,6 +75,11 @@ def test_the_file_in_the_home_directory_is_read_unasked(home: Path) -> None:
         ("database_url = 'mysql://x'", "a database is"),
         ("lease_hold_s = -1", "lease_hold_s .*greater than or equal to 0"),
         ("log_level = 'loud'", "log_level"),
+        ("[acme]\ndirectory = 'http://acme.example.test/dir'", "acme.directory .*reads like https://"),
+        ("[acme]\ndirectory = 'acme.example.test'", "acme.directory .*reads like https://"),
+        ("[acme]\nemail = 'a@b, c@d'", "acme.email .*not an e-mail address"),
+        ("[acme]\nown_name = true", "acme.own_name needs .*set acme.directory"),
+        ("[acme]\nchallenge = 'dns-01'", "acme.challenge .*http-01"),
         ("= 1", "is not TOML"),
     ],
 )
@@ -113,6 +118,11 @@ def test_a_relative_path_in_a_file_is_relative_to_that_file(tmp_path: Path) -> N
         tmp_path / "c.pem",
         Path("/abs/k.pem"),
     )
+
+
+def test_the_file_of_an_authority_is_relative_to_the_settings_too(tmp_path: Path) -> None:
+    path = written(tmp_path / "moongate.toml", "[acme]\ndirectory = 'http://localhost:14000/dir'\nca_file = 'ca.pem'\n")
+    assert load_config(path, {}).acme.ca_file == tmp_path / "ca.pem"
 
 
 def test_secrets_print_nowhere(tmp_path: Path) -> None:

@@ -101,10 +101,12 @@ class AcmeClient:
         key = key_pem(ec.generate_private_key(ec.SECP256R1()))
         csr = make_csr(key, [name])
         resource = self._ask(lambda client: client.new_order(csr))
+        if len(resource.authorizations) != 1:
+            raise OrderFailed(f"{self._directory} wants {len(resource.authorizations)} proofs for the one name {name}")
         authorization = resource.authorizations[0].body
         if authorization.status == messages.STATUS_VALID:
             return Order(name, key, None, resource, None)
-        for challenge in authorization.challenges:
+        for challenge in authorization.challenges or ():
             told = challenge.chall.to_json()
             if told.get("type") == kind:
                 return Order(name, key, self._proof(name, kind, told.get("token")), resource, challenge)
@@ -135,7 +137,9 @@ class AcmeClient:
             return True
         if status in (messages.STATUS_PENDING, messages.STATUS_PROCESSING):
             return False
-        failure = next((challenge.error for challenge in found.body.challenges if challenge.error is not None), None)
+        failure = next(
+            (challenge.error for challenge in found.body.challenges or () if challenge.error is not None), None
+        )
         reason = _said(failure) if failure is not None else f"its authorization is {status.name}"
         needed = _NEEDS[order.proof.kind] if order.proof is not None else ""
         raise ProofFailed(f"the authority could not see that {order.name} is here: {reason}", hint=needed)
@@ -154,13 +158,13 @@ class AcmeClient:
         Raises:
             OrderFailed: If it will not be made, or the authority cannot be reached.
         """
-        body = messages.Order.from_json(self._post_as_get(order.resource.uri).json())
+        body = self._ask(lambda client: messages.Order.from_json(_post_as_get(client, order.resource.uri).json()))
         if body.status == messages.STATUS_INVALID:
             reason = _said(body.error) if body.error is not None else "it did not say why"
             raise OrderFailed(f"the authority made no certificate for {order.name}: {reason}")
         if body.status != messages.STATUS_VALID or body.certificate is None:
             return None
-        return self._post_as_get(body.certificate).content
+        return self._ask(lambda client: _post_as_get(client, body.certificate).content)
 
     def close(self) -> None:
         """Close the connections to the directory."""
@@ -169,9 +173,6 @@ class AcmeClient:
             self._client = None
 
     # -- inside
-
-    def _post_as_get(self, url: str) -> requests.Response:
-        return self._ask(lambda client: client.net.post(url, None, new_nonce_url=client.directory["newNonce"]))
 
     def _proof(self, name: str, kind: Kind, token: object) -> Proof:
         if not isinstance(token, str) or not TOKEN.fullmatch(token):
@@ -195,8 +196,8 @@ class AcmeClient:
         except requests.RequestException as error:
             self.close()
             raise OrderFailed(f"{self._directory} cannot be reached: {_reason(error)}") from None
-        except (errors.Error, josepy.errors.Error, ValueError, KeyError, AttributeError) as error:
-            # AttributeError: a directory without the member that the library looks for.
+        except (errors.Error, josepy.errors.Error, ValueError, LookupError, AttributeError, TypeError) as error:
+            # The last three: the library takes what it is sent for what it should be.
             self.close()
             raise OrderFailed(
                 f"{self._directory} did not answer as RFC 8555 says: {_reason(error)}",
@@ -252,6 +253,10 @@ class AcmeClient:
             return str(client.new_account(wanted).uri)
         except errors.ConflictError as known:
             return known.location
+
+
+def _post_as_get(client: ClientV2, url: str) -> requests.Response:
+    return client.net.post(url, None, new_nonce_url=client.directory["newNonce"])
 
 
 def _jwk(account: Account) -> JWKEC:

@@ -72,9 +72,10 @@ def test_the_unit_of_a_machine_is_valid_enabled_and_holds_no_secret(
 
 def test_installing_again_replaces_and_uninstalling_leaves_the_rules(image: Path, tmp_path: Path) -> None:
     require_peer("systemctl")
-    for port in ("4100", "4101"):
-        arguments = ("--root", str(image), "--server", join_given_by_file(tmp_path), "--api-port", port)
-        assert main(["agent", "install", *arguments]) == 0
+    assert main(["agent", "install", "--root", str(image), "--server", join_given_by_file(tmp_path)]) == 0
+    # The node is known from the first time.
+    assert main(["agent", "install", "--root", str(image), "--api-port", "4101"]) == 0
+    assert (image / "etc/moongate-agent/join").read_text(encoding="utf-8").strip() == JOIN
     unit = image / "etc/systemd/system" / units.UNIT
     assert read_unit(unit.read_text(encoding="utf-8"))["ExecStart"][0].endswith("--api-port 4101")
     rules = image / "var/lib/moongate-agent/rules.json"

@@ -67,7 +67,7 @@ def manager_for(*, user: bool, root: Path | None = None, platform: str = sys.pla
 
 def install(manager: ServiceManager, server: str | None, token_file: Path | None, api_port: int) -> Exit:
     """Make an agent a service, and say where its parts are."""
-    said = manager.install(_join_string(server, token_file), api_port)
+    said = manager.install(_join_string(server, token_file, manager.join_file), api_port)
     print(f"service      {manager.definition}")
     print(f"join string  {manager.join_file}")
     print(f"state        {manager.home}")
@@ -118,11 +118,13 @@ def _lines(state: ServiceState) -> list[str]:
     return [", ".join(facts), *detail, str(state.definition)]
 
 
-def _join_string(server: str | None, token_file: Path | None) -> str:
-    """Return one line that holds all that the agent needs to know about its node."""
-    from moongate.cli.places import node_address
+def _join_string(server: str | None, token_file: Path | None, installed: Path) -> str:
+    """Return one line that holds all that the agent needs to know about its node; what is installed, if nothing is said."""
+    from moongate.cli.places import node_address, read_secret
     from moongate.net.addresses import make_join
 
+    if server is None and token_file is None and installed.is_file():
+        return read_secret(installed)
     address = node_address(server, token_file)
     if not address.tls:
         raise UsageError("a service needs a join string, which http:// has none of", hint="print one: `moongate join`")

@@ -24,7 +24,7 @@ REASONS = {400: b"Bad Request", 408: b"Request Timeout", 431: b"Request Header F
 SILENT = logging.Logger("silent", logging.CRITICAL + 1)  # noqa: LOG001 -- nobody else may find and wake it
 
 
-def protocol_settings(app: ASGIApp, *, date_header: bool) -> UvicornConfig:
+def protocol_settings(app: ASGIApp) -> UvicornConfig:
     """Return what uvicorn's protocol objects want to know, for an application that no uvicorn server runs."""
     settings = UvicornConfig(
         app,
@@ -37,7 +37,7 @@ def protocol_settings(app: ASGIApp, *, date_header: bool) -> UvicornConfig:
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        date_header=date_header,
+        date_header=False,
         timeout_keep_alive=KEEP_ALIVE_S,
     )
     settings.load()
@@ -68,7 +68,7 @@ class AppServer:
     def __init__(self, app: FastAPI) -> None:
         self._parts: Served = app.state.parts
         self._state = ServerState()
-        self._config = protocol_settings(app, date_header=False)
+        self._config = protocol_settings(app)
         self._gone = asyncio.Event()
 
     @property

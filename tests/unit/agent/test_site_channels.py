@@ -1,6 +1,7 @@
 """A folder's end of a channel, with a channel that only remembers."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,8 @@ class Remembering(asyncio.Transport):
     def _end(self, how: str) -> None:
         if self.ended not in ("closed", "aborted"):
             self.ended = how
-            asyncio.get_running_loop().call_soon(self.protocol.connection_lost, None)
+            protocol, self.protocol = self.protocol, None
+            asyncio.get_running_loop().call_soon(protocol.connection_lost, None)
 
     def is_closing(self) -> bool:
         return bool(self.ended)
@@ -273,3 +275,25 @@ async def test_an_answer_of_100_does_not_decide_about_an_upgrade(folder: Path) -
     bench.channel.take()
     bench.site.data_received(GET % b"/")
     assert (await bench.said()).endswith(b"front")
+
+
+@pytest.mark.parametrize("path", [b"/", b"/large", b"/api", b"/nothing"])
+async def test_a_channel_that_is_over_leaves_nothing_for_the_collector(folder: Path, path: bytes) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        bench = Bench(folder, upstream=path == b"/api")
+        bench.site.data_received(GET % path)
+        if path == b"/api":
+            await bench.asked_upstream()
+        else:
+            await bench.said()
+        for transport in [bench.channel, *(upstream for upstream, _ in bench.upstreams)]:
+            transport.abort()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        bench.upstreams.clear()
+        del bench.site, transport
+        assert not [one for one in gc.get_objects() if isinstance(one, Half)]
+    finally:
+        gc.enable()

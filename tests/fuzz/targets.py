@@ -11,10 +11,15 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 import h11
+from starlette.exceptions import HTTPException
 
 from compat.smuggling import CASES, HOSTILE_ANSWERS
+from moongate.agent.publishing import routes_of
+from moongate.agent.rulebook import RuleBook
 from moongate.agent.sites.answers import Asked, content_type, decide, facts_of, file_head
 from moongate.agent.sites.paths import is_hidden, path_of, with_slash
+from moongate.api.agent.requests import decode, traffic_of
+from moongate.api.answers import to_json
 from moongate.edge.firewall import RULES_MAX, verdict
 from moongate.edge.routes import RESERVED, TunnelOptions
 from moongate.edge.routes.names import Names, port_of
@@ -204,6 +209,25 @@ _HELLO: Final = openssl_hello("app.example", ["http/1.1", "h2"])
 _V4: Final = (("192.0.2.7", 50123), ("198.51.100.1", 443))
 _V6: Final = (("2001:db8::7", 50123), ("2001:db8::1", 443))
 
+
+def rules(data: bytes) -> None:
+    """A body that a program sends to the agent's API, and what becomes of the rules in it."""
+    try:
+        value = decode(data)
+        body = traffic_of(value) if isinstance(value, dict) else {}
+    except HTTPException:
+        return
+    book = RuleBook().allocated(22872).book
+    for change in (book.create, book.update, book.patch, book.delete):
+        edit = change(body)
+        assert to_json([result.members() for result in edit.results])
+        assert edit.is_valid or edit.book is book
+        kept = edit.book.members()
+        # What is accepted can be written down, read again, and published.
+        assert RuleBook.read(decode(to_json(kept))).members() == kept
+        assert all(routes_of(rule) is not None for rule in edit.book.rules())
+
+
 TARGETS: Final[dict[str, Target]] = {
     "requests": Target(requests, tuple(case.raw for case in CASES)),
     "answers": Target(answers, tuple(answer.raw for answer in HOSTILE_ANSWERS)),
@@ -235,6 +259,17 @@ TARGETS: Final[dict[str, Target]] = {
     ),
     "names": Target(
         names, (b"app", b"App.Gate.Test.", b"shop.example.test", b"*.example.test", b"192.0.2.7", b"20001")
+    ),
+    "rules": Target(
+        rules,
+        (
+            b'{"https":[{"domain":"Shop.example.test","secure":true,"upstreamURL":"http://127.0.0.1:9001","redirect":true}]}',
+            b'{"ports":[{"port":22872,"destination":"127.0.0.1","dstPort":2200,"firewall":[{"sequence":1,"action":'
+            b'"ALLOW","network":"71.1.2.3/24"}],"transport":null}],"https":null}',
+            b'{"portmaps":[{"listenPort":15001,"dstPort":22132,"destination":"","transport":"udp","label":"x","y":[1]}]}',
+            b'{"https":[{"domain":"a.b","webRoot":"/srv/../x","authPageOpts":{"title":"t","logoURL":"http://l"},"tls":1}]}',
+            b'\xef\xbb\xbf{"https":[{"domain":"a.b","redirectURL":"http://[::1]/","password":"\\ud800"}]}',
+        ),
     ),
     "client_hello": Target(client_hello, (_HELLO, records(_HELLO[5:], 40), records(hello_message(server_name(b"a"))))),
     "proxy_header": Target(

@@ -158,6 +158,6 @@ async def test_a_scope_that_fits_no_more_refuses_its_token(tokens: Tokens, db: D
     row, raw = await tokens.create("ci", "a.tunnel.test")
     assert (await tokens.verify(raw)).scope.allows("a")
     async with db.begin() as conn:
-        await conn.execute(update(table).where(table.c.id == row.id).values(scope="a.other.test"))
+        await conn.execute(update(table).where(table.c.id == row.id).values(scope="a.b.tunnel.test"))
     with pytest.raises(TokenInvalid, match="does not fit"):
         await Tokens(db, ADMIN, "tunnel.test").verify(raw)

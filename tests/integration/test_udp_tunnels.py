@@ -1,7 +1,10 @@
 """UDP through a node and an agent: whole datagrams, a session for each source, silence where nobody answers."""
 
+import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -199,6 +202,7 @@ async def test_a_port_holds_no_more_sources_than_it_may(house: House, monkeypatc
             await first.ask(b"one")
             second.send(b"two")
             await second.hears_nothing_but(first)
+        assert house.node._metrics.datagrams_dropped == 1
 
 
 async def test_datagrams_are_dropped_and_not_kept_when_the_link_is_full(house: House) -> None:
@@ -214,6 +218,7 @@ async def test_datagrams_are_dropped_and_not_kept_when_the_link_is_full(house: H
                 other.send(b"three")
                 await until_async(lambda: len(sessions_of(house)) == 2)
             link.resume_writing()
+            assert house.node._metrics.datagrams_dropped == 2
             assert await visitor.ask(b"four") == b"four"
         assert service.received == [b"one", b"four"]
 
@@ -259,3 +264,21 @@ async def test_a_udp_port_is_kept_over_a_restart_of_the_node(home: Path) -> None
             assert (await house.agent(again)).port() == port
             (tunnel,) = house.node._routes.tunnels()
             assert tunnel.name == f"udp:{port}"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+async def test_a_port_on_every_address_serves_both_families(home: Path, address: str) -> None:
+    async with open_house(home, listen=f"[::]:{free_port()}", plain_http=True) as house, udp_service() as service:
+        only = [["allow", f"{address}/{32 if address == '127.0.0.1' else 128}"]]
+        agent = await house.agent(udp_route(service.port, options={"firewall": only}))
+        for family, source in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+            with closing(socket.socket(family, socket.SOCK_DGRAM)) as sock:
+                sock.setblocking(False)
+                sock.connect((source, agent.port()))
+                sock.send(source.encode())
+                if source == address:
+                    async with asyncio.timeout(10):
+                        assert await asyncio.get_running_loop().sock_recv(sock, 100) == source.encode()
+                    (session,) = sessions_of(house)
+                    assert session._peer.address == address
+        assert service.received == [address.encode()]

@@ -38,9 +38,17 @@ class Session(Protocol):
 class DatagramPort(asyncio.DatagramProtocol):
     """A UDP socket that strangers send to: their datagrams go to sessions, and answers go back."""
 
-    def __init__(self, begin: Callable[["DatagramPort", Source], Session | None]) -> None:
-        """`begin` makes the session of a new source, or None to drop what it sends."""
+    def __init__(
+        self,
+        begin: Callable[["DatagramPort", Source], Session | None],
+        *,
+        dropped: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`begin` makes the session of a new source, or None to drop what it sends; `dropped` is told of each datagram
+        for which there was no room.
+        """
         self._begin = begin
+        self._dropped = dropped
         self._transport: asyncio.BaseTransport | None = None
         self._socket: socket.socket
         self.local = ("", 0)
@@ -57,6 +65,7 @@ class DatagramPort(asyncio.DatagramProtocol):
         session = self.sessions.get(addr)
         if session is None:
             if len(self.sessions) >= MAX_SESSIONS:
+                self._dropped()
                 return
             session = self._begin(self, addr)
             if session is None:
@@ -76,7 +85,7 @@ class DatagramPort(asyncio.DatagramProtocol):
             # Past the loop's transport, which would keep what the socket cannot take, and sends nothing that is empty.
             self._socket.sendto(data, to)
         except BlockingIOError:
-            pass
+            self._dropped()
         except OSError as error:
             self.error_received(error)
 

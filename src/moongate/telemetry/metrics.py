@@ -39,6 +39,7 @@ class Metrics:
         self.connections = 0
         self.auth_failures = 0
         self.shut_out = 0
+        self.datagrams_dropped = 0
         self.superseded = 0
         self.loop_stalls = 0
         self.register(self)
@@ -79,6 +80,7 @@ class Metrics:
             ("moongate_visitor_bytes_out_total", "Bytes from upstreams to visitors.", self.bytes_out),
             ("moongate_visitor_connections_total", "Connections of visitors.", self.connections),
             ("moongate_firewall_drops_total", "Visitors that a tunnel's firewall dropped.", self.shut_out),
+            ("moongate_datagrams_dropped_total", "Datagrams that there was no room for.", self.datagrams_dropped),
             ("moongate_auth_failures_total", "Credentials that were refused.", self.auth_failures),
             ("moongate_superseded_total", "Names taken over by a newer agent.", self.superseded),
             ("moongate_loop_stalls_total", "Stalls of the event loop beyond 250 ms.", self.loop_stalls),

@@ -43,11 +43,10 @@ class UdpVisitor:
         session = edge.session_of(tunnel)
         if session is None or edge.draining:
             return None
-        if (
-            edge.shuts_out(tunnel, peer.address)
-            or edge.address_exceeded(peer)
-            or not edge.admit_connection(tunnel, peer)
-        ):
+        if edge.shuts_out(tunnel, peer.address):
+            return None
+        if edge.address_exceeded(peer) or not edge.admit_connection(tunnel, peer):
+            edge.metrics.datagrams_dropped += 1
             return None
         visitor = cls(edge, tunnel, peer, send, over)
         edge.visitors.add(visitor)
@@ -63,6 +62,8 @@ class UdpVisitor:
             self._heard_at = self._edge.now()
             if self._channel.send_datagram(data):
                 self._record.bytes_in += len(data)
+            else:
+                self._edge.metrics.datagrams_dropped += 1
 
     def _answered(self, data: bytes) -> None:
         if self._tunnel is not None:
@@ -125,13 +126,16 @@ class UdpPorts:
         except OSError as error:
             reason = "another program has it" if error.errno == errno.EADDRINUSE else str(error.strerror)
             raise PortUnavailable(f"UDP port {number} cannot be opened: {reason}") from None
-        port = self._ports[number] = DatagramPort(partial(self._begin, tunnel))
+        port = self._ports[number] = DatagramPort(partial(self._begin, tunnel), dropped=self._dropped)
         await port.open(bound)
 
     def _begin(self, tunnel: "Tunnel", port: DatagramPort, source: Source) -> UdpVisitor | None:
         local = port.local
         peer = Peer(plain(source[0]), source[1], local[0], local[1])
         return UdpVisitor.admit(self._edge, tunnel, peer, partial(port.send, to=source), partial(port.forget, source))
+
+    def _dropped(self) -> None:
+        self._edge.metrics.datagrams_dropped += 1
 
     def close(self, tunnel: "Tunnel") -> None:
         port = self._ports.pop(tunnel.port or 0, None)

@@ -8,7 +8,6 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
@@ -17,6 +16,7 @@ from moongate.errors import MoongateError
 from moongate.net.acme.proofs import Kind, Proof, proof_context
 from moongate.net.acme.store import AcmeStore, Pair
 from moongate.net.acme.timing import renew_at, retry_after_s
+from moongate.net.acme.worker import Worker
 from moongate.net.certificates import Certificates
 from moongate.tasks import TaskSet
 from moongate.telemetry import get_logger
@@ -142,7 +142,7 @@ class CertificateKeeper:
         self._work = asyncio.Event()
         self._tasks = TaskSet("certificates by ACME")
         # One thread: the library's client keeps its nonces and connections without a lock.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="acme")
+        self._worker = Worker("acme")
 
     def want(self, name: str) -> CertificateStatus:
         """Get a certificate for this name and keep it valid; return how it is with it now."""
@@ -202,8 +202,7 @@ class CertificateKeeper:
     async def aclose(self) -> None:
         """Stop; a request that is under way is not waited for."""
         await self._tasks.aclose()
-        self._thread.submit(self._authority.close)
-        self._thread.shutdown(wait=False)
+        self._worker.close(self._authority.close)
 
     # -- what is due
 
@@ -312,12 +311,12 @@ class CertificateKeeper:
         )
 
     async def _obtain_by(self, name: str, kind: Kind) -> Pair:
-        order = await self._call(self._authority.begin, name, kind)
+        order = await self._worker.call(self._authority.begin, name, kind)
         if order.proof is not None:
             async with self._shown(order.proof):
-                await self._call(self._authority.answer, order)
+                await self._worker.call(self._authority.answer, order)
                 await self._poll(lambda: self._authority.is_proven(order), PROOF_TIMEOUT_S, f"a look at {name}")
-        await self._call(self._authority.finalize, order)
+        await self._worker.call(self._authority.finalize, order)
         chain = await self._poll(lambda: self._authority.fetch(order), ISSUE_TIMEOUT_S, f"a certificate for {name}")
         return _pair_of(name, chain, order.key)
 
@@ -349,15 +348,12 @@ class CertificateKeeper:
 
         loop = asyncio.get_running_loop()
         deadline, wait_s = loop.time() + timeout_s, POLL_FIRST_S
-        while not (answer := await self._call(ask)):
+        while not (answer := await self._worker.call(ask)):
             if loop.time() > deadline:
                 raise OrderFailed(f"the authority was waited for {timeout_s:g} s in vain: {what}")
             await asyncio.sleep(wait_s)
             wait_s = min(wait_s * 1.5, POLL_MOST_S)
         return answer
-
-    async def _call(self, function: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function, *arguments)
 
 
 def _pair_of(name: str, chain: bytes, key: bytes) -> Pair:

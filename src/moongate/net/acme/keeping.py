@@ -6,13 +6,13 @@ The state lives in the loop; the conversation with the authority is handed, requ
 import asyncio
 import ssl
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol, TypeVar
 
-from moongate.errors import MoongateError
+from moongate.errors import ConfigurationError, MoongateError
 from moongate.net.acme.proofs import Kind, Proof, proof_context
 from moongate.net.acme.store import AcmeStore, Pair
 from moongate.net.acme.timing import renew_at, retry_after_s
@@ -30,6 +30,10 @@ T = TypeVar("T")
 State = Literal["none", "pending", "ready", "failed"]
 
 ORDERS_AT_A_TIME: Final = 8
+ORDERS_IN_WINDOW: Final = 300
+WINDOW_S: Final = 3 * 3600.0
+"""What Let's Encrypt bears of one account; whoever may claim names could otherwise use it up for all."""
+
 FAILURES_KEPT: Final = 4096
 """Names whose last failure is remembered, so that nobody who leaves and comes back makes us ask too often."""
 
@@ -139,6 +143,7 @@ class CertificateKeeper:
         self._now = now
         self._entries: dict[str, _Entry] = {}
         self._failed: OrderedDict[str, _Failure] = OrderedDict()
+        self._begun: deque[float] = deque()  # when orders were begun, in the window
         self._work = asyncio.Event()
         self._tasks = TaskSet("certificates by ACME")
         # One thread: the library's client keeps its nonces and connections without a lock.
@@ -234,14 +239,34 @@ class CertificateKeeper:
             await self._load(entry)
             if entry.due_at > self._now():
                 return
+        if self._waits_its_turn(entry):
+            return
         if entry.status.state != "ready":
             self._tell(entry, CertificateStatus("pending", "the authority is being asked"))
         self.orders += 1
         pair = await self._obtain(entry.name)
-        await asyncio.to_thread(self._store.save, entry.name, pair)
         self._failed.pop(entry.name, None)
         self._install(entry, pair)
         log.info("a certificate is there", name=entry.name, not_after=pair.not_after)
+        try:
+            await asyncio.to_thread(self._store.save, entry.name, pair)
+        except ConfigurationError as error:
+            # It is good, and shown; another order would end here too.
+            log.error("a certificate was not kept, after a restart it is ordered again", reason=error.message)
+
+    def _waits_its_turn(self, entry: _Entry) -> bool:
+        """Count one more order, or put the name off: the account is everybody's, and nobody may use up what it bears."""
+        now, begun = self._now(), self._begun
+        while begun and not now - WINDOW_S < begun[0] <= now:  # of long ago, or from before a clock was set back
+            begun.popleft()
+        if len(begun) < ORDERS_IN_WINDOW:
+            begun.append(now)
+            return False
+        entry.due_at = begun[0] + WINDOW_S
+        if entry.status.state != "ready":
+            text = f"waits its turn: {ORDERS_IN_WINDOW} certificates were asked for in {WINDOW_S / 3600:g} hours"
+            self._tell(entry, CertificateStatus("pending", text))
+        return True
 
     async def _load(self, entry: _Entry) -> None:
         """Take up what is known of a name: its certificate of before, and how often there was none."""

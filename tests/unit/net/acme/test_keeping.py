@@ -1,6 +1,7 @@
 """Names that want a certificate get one, keep a good one, and are told how it goes; the authority is staged."""
 
 import asyncio
+import os
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -10,16 +11,18 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from moongate.net.acme.client import Order, OrderFailed, ProofFailed
-from moongate.net.acme.keeping import CertificateKeeper, CertificateStatus, NoAuthority
+from moongate.net.acme.keeping import WINDOW_S, CertificateKeeper, CertificateStatus, NoAuthority
 from moongate.net.acme.proofs import Kind, Proof
 from moongate.net.acme.store import AcmeStore
 from moongate.net.acme.timing import RETRY_FIRST_S, RETRY_LIMITED_S
 from moongate.net.certificates import PROOF_ALPN, Certificates
+from testbed import until_async
 
 NAME = "shop.example.test"
 LIFETIME_S = 90 * 86400.0
@@ -332,6 +335,37 @@ async def test_stopping_waits_for_no_authority(home: Path, authority: StagedAuth
             kept.keeper.want(NAME)
             await kept.until("pending")
     authority.delay.set()
+
+
+async def test_a_certificate_that_cannot_be_kept_is_shown_and_not_ordered_again(
+    home: Path, authority: StagedAuthority
+) -> None:
+    async with keeping(home, authority) as kept:
+        (kept.keeper._store.folder / f".{NAME}.pem.{os.getpid()}").mkdir()  # in the way of the file's draft
+        with structlog.testing.capture_logs() as logs:
+            kept.keeper.want(NAME)
+            await kept.until("ready")
+            await until_async(lambda: len(kept.keeper._tasks) == 0)
+        assert kept.has_certificate()
+        assert any(entry["log_level"] == "error" and NAME in entry["reason"] for entry in logs)
+    assert len(authority.asked) == 1
+
+
+async def test_nobody_uses_up_what_the_account_bears(
+    home: Path, authority: StagedAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moongate.net.acme.keeping.ORDERS_IN_WINDOW", 2)
+    async with keeping(home, authority) as kept:
+        for name in ("a.example.test", "b.example.test"):
+            kept.keeper.want(name)
+            await kept.until("ready")
+        kept.keeper.want(NAME)
+        await kept.until("pending", message="waits its turn")
+        authority.clock.now += WINDOW_S - 1
+        await kept.finds_nothing_to_do()
+        authority.clock.now += 2
+        kept.keeper.look()
+        await kept.until("ready")
 
 
 def test_without_an_authority_whoever_wants_a_certificate_is_told_the_remedy() -> None:

@@ -245,14 +245,14 @@ class CertificateKeeper:
             self._tell(entry, CertificateStatus("pending", "the authority is being asked"))
         self.orders += 1
         pair = await self._obtain(entry.name)
-        self._failed.pop(entry.name, None)
-        self._install(entry, pair)
-        log.info("a certificate is there", name=entry.name, not_after=pair.not_after)
         try:
             await asyncio.to_thread(self._store.save, entry.name, pair)
         except ConfigurationError as error:
-            # It is good, and shown; another order would end here too.
+            # It is good all the same, and another order would end here too.
             log.error("a certificate was not kept, after a restart it is ordered again", reason=error.message)
+        self._failed.pop(entry.name, None)
+        self._install(entry, pair)
+        log.info("a certificate is there", name=entry.name, not_after=pair.not_after)
 
     def _waits_its_turn(self, entry: _Entry) -> bool:
         """Count one more order, or put the name off: the account is everybody's, and nobody may use up what it bears."""

@@ -128,6 +128,18 @@ async def test_a_udp_port_that_another_program_has_is_refused_with_the_reason(ho
         assert "another program has it" in refused.message
 
 
+async def test_a_port_that_is_asked_for_again_while_it_is_opened_is_found_open(house: House) -> None:
+    async with udp_service() as service:
+        agent = await house.agent(udp_route(service.port), tcp_route(service.port))
+        for tunnel in house.node._routes.tunnels():
+            ports = house.node._ports[tunnel.kind]
+            ports.close(tunnel)
+            await asyncio.gather(ports.open(tunnel), ports.open(tunnel))
+        port = next(ready.port or 0 for ready in agent.ready if ready.route.kind == "udp")
+        with udp_visitor(port) as visitor:
+            assert await visitor.ask(b"one") == b"one"
+
+
 async def test_a_port_given_back_is_nobodys_at_once(house: House) -> None:
     async with udp_service() as service:
         agent = await house.agent(udp_route(service.port))

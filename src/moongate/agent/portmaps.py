@@ -244,7 +244,8 @@ class _UdpMap:
         return len(self._port.sessions)
 
     async def open(self) -> None:
-        await self._port.open(await bind_udp(BIND, self.port))
+        (bound,) = await bind_udp(BIND, self.port)
+        await self._port.open(bound)
 
     def _begin(self, port: DatagramPort, source: Source) -> Session | None:
         if self._sweeping is None:

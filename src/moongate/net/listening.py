@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_network
-from typing import cast
+from typing import Any, cast
 
 from moongate.errors import ConfigurationError, PortInUse, ProtocolError
 from moongate.net.addresses import OWN_AUTHORITY_ALPN, Peer, host_port, parse_ip, plain
@@ -405,22 +405,33 @@ async def bind(host: str, port: int, *, reuse_port: bool = False) -> list[socket
     return sockets
 
 
-async def bind_udp(host: str, port: int) -> socket.socket:
-    """Bind a UDP socket to the first address that a host name stands for.
+async def bind_udp(host: str, port: int) -> list[socket.socket]:
+    """Bind a UDP socket to every address that a host name stands for.
 
     Raises:
         OSError: If the name has no address, or another program has the port.
     """
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(host or None, port, type=socket.SOCK_DGRAM, flags=socket.AI_PASSIVE)
-    family, _, _, _, address = found[0]
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            sockets.append(_bind_udp_one(family, address))
+    except OSError:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
+
+
+def _bind_udp_one(family: int, address: tuple[Any, ...]) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         sock.setblocking(False)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address[0] != "::"))
         sock.bind(address)
-    except BaseException:
+    except OSError:
         sock.close()
         raise
     return sock

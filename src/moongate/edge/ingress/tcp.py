@@ -128,6 +128,8 @@ class TcpPorts:
         self._edge = edge
         self._host = host
         self._servers: dict[int, list[asyncio.Server]] = {}
+        # An agent that comes back while its port is being opened must find it, and not its other opening.
+        self._opening = asyncio.Lock()
 
     async def open(self, tunnel: "Tunnel") -> None:
         """Listen on the tunnel's port; a tunnel that came back finds it open.
@@ -135,9 +137,11 @@ class TcpPorts:
         Raises:
             PortUnavailable: If another program listens there.
         """
-        port = tunnel.port
-        if port is None or port in self._servers:
-            return
+        async with self._opening:
+            if tunnel.port is not None and tunnel.port not in self._servers:
+                await self._open(tunnel, tunnel.port)
+
+    async def _open(self, tunnel: "Tunnel", port: int) -> None:
         loop = asyncio.get_running_loop()
         try:
             sockets = await bind(self._host, port)

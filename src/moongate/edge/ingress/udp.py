@@ -1,6 +1,8 @@
 """Visitors of UDP tunnels: a session for each source address, carried as datagrams to the tunnel's agent."""
 
+import asyncio
 import errno
+import itertools
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -110,7 +112,9 @@ class UdpPorts:
     def __init__(self, edge: "Edge", host: str) -> None:
         self._edge = edge
         self._host = host
-        self._ports: dict[int, DatagramPort] = {}
+        self._ports: dict[int, list[DatagramPort]] = {}
+        # An agent that comes back while its port is being opened must find it, and not its other opening.
+        self._opening = asyncio.Lock()
 
     async def open(self, tunnel: "Tunnel") -> None:
         """Receive on the tunnel's port; a tunnel that came back finds it open.
@@ -119,15 +123,17 @@ class UdpPorts:
             PortUnavailable: If another program has it.
         """
         number = tunnel.port
-        if number is None or number in self._ports:
-            return
-        try:
-            bound = await bind_udp(self._host, number)
-        except OSError as error:
-            reason = "another program has it" if error.errno == errno.EADDRINUSE else str(error.strerror)
-            raise PortUnavailable(f"UDP port {number} cannot be opened: {reason}") from None
-        port = self._ports[number] = DatagramPort(partial(self._begin, tunnel), dropped=self._dropped)
-        await port.open(bound)
+        async with self._opening:
+            if number is None or number in self._ports:
+                return
+            try:
+                sockets = await bind_udp(self._host, number)
+            except OSError as error:
+                reason = "another program has it" if error.errno == errno.EADDRINUSE else str(error.strerror)
+                raise PortUnavailable(f"UDP port {number} cannot be opened: {reason}") from None
+            self._ports[number] = [DatagramPort(partial(self._begin, tunnel), dropped=self._dropped) for _ in sockets]
+            for port, bound in zip(self._ports[number], sockets, strict=True):
+                await port.open(bound)
 
     def _begin(self, tunnel: "Tunnel", port: DatagramPort, source: Source) -> UdpVisitor | None:
         local = port.local
@@ -138,11 +144,10 @@ class UdpPorts:
         self._edge.metrics.datagrams_dropped += 1
 
     def close(self, tunnel: "Tunnel") -> None:
-        port = self._ports.pop(tunnel.port or 0, None)
-        if port is not None:
+        for port in self._ports.pop(tunnel.port or 0, ()):
             port.close("tunnel closed")
 
     def close_all(self) -> None:
-        for port in self._ports.values():
+        for port in itertools.chain.from_iterable(self._ports.values()):
             port.close("node stopped")
         self._ports.clear()

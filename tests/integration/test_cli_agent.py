@@ -1,8 +1,10 @@
 """`moongate agent start` as a user runs it."""
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -112,3 +114,33 @@ def test_settings_of_the_environment_are_taken(gateway: Gateway, tmp_path: Path)
         until(lambda: httpx.get(f"http://127.0.0.1:{port}{PREFIX}/info", trust_env=False).json()["state"] == "failed")
     finally:
         assert agent.end(signal.SIGTERM) == 0
+
+
+def test_an_agent_whose_words_nobody_can_take_goes_on(gateway: Gateway, tmp_path: Path) -> None:
+    port, join = free_port(), gateway.home / "join"
+    arguments = ["agent", "start", "--server", f"@{join}", "--home", str(tmp_path), "--api-port", str(port)]
+    with Path("/dev/full").open("w") as full:
+        agent = subprocess.Popen(
+            [sys.executable, "-m", "moongate.cli", *arguments], env=environment(tmp_path), stdout=full, stderr=full
+        )
+    url = f"http://127.0.0.1:{port}{PREFIX}/"
+
+    def is_connected() -> bool:
+        with suppress(httpx.HTTPError):
+            return bool(httpx.get(url + "info", trust_env=False).json()["isTunConnected"])
+        return False
+
+    try:
+        until(is_connected, timeout_s=30)
+        rule = {"https": [{"domain": "full.localhost", "destination": "127.0.0.1", "port": 9}]}
+        assert httpx.post(url + "traffic/create", json=rule, trust_env=False).json()["status"]
+    finally:
+        agent.terminate()
+        agent.wait(20)
+    assert agent.returncode == 0
+
+
+def test_a_closed_terminal_ends_it_in_order(gateway: Gateway, tmp_path: Path) -> None:
+    agent = Staying(gateway, tmp_path)
+    agent.program.wait_for("ready ")
+    assert agent.program.end(signal.SIGHUP) == 0

@@ -252,7 +252,13 @@ async def test_a_port_is_allocated_listed_refused_to_visitors_and_released(house
     assert agent.ports() == [{"port": port, "destination": "", "dstPort": 0}]
     async with house.visitor(port) as visitor:
         assert await visitor.ended()
-    await done(agent.release(port))
+    async with serving(echo) as raw:
+        await done(agent.create({"ports": [{"port": port, "destination": "127.0.0.1", "dstPort": raw}]}))
+        async with house.visitor(port) as visitor:
+            visitor.send(b"ping")
+            assert await visitor.reader.readexactly(4) == b"ping"
+            await done(agent.release(port))
+            assert await visitor.ended()
     assert agent.ports() == []
     assert (await agent.release(port))["error"] == f"port not allocated: {port}"
     with pytest.raises(OSError, match="refused|failed"):
@@ -328,7 +334,7 @@ async def test_a_local_port_in_use_is_said_and_nothing_is_done(agent: RulesAgent
         assert [one["status"] for one in told["results"]] == [False, False, False]
         assert agent.config()["portmaps"] == []
         assert house.node._routes.tunnels() == []
-        await until_async(lambda: agent._portmaps._maps == {}, what="the good one is closed again")
+        await until_async(lambda: agent._local_ports._portmaps._maps == {}, what="the good one is closed again")
 
 
 async def test_a_kept_port_map_whose_port_is_taken_is_opened_later(
@@ -342,14 +348,34 @@ async def test_a_kept_port_map_whose_port_is_taken_is_opened_later(
             await done(agent.create(mapped))
         other = await asyncio.start_server(echo, "127.0.0.1", local)
         async with agent_of(home, house) as agent:
-            assert agent._unopened
+            assert not agent._local_ports.is_complete
             other.close()
             await other.wait_closed()
-            await until_async(lambda: not agent._unopened)
+            await until_async(lambda: agent._local_ports.is_complete)
             reader, writer = await asyncio.open_connection("127.0.0.1", local)
             writer.write(b"hello")
             assert await reader.readexactly(5) == b"hello"
             writer.close()
+
+
+async def test_a_port_map_that_was_deleted_while_its_port_was_taken_is_not_opened_later(
+    home: Path, house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    local = free_port()
+    async with agent_of(home, house) as agent:
+        await done(agent.create({"portmaps": [{"port": local, "dstPort": 1, "destination": "127.0.0.1"}]}))
+    monkeypatch.setattr(supervisor, "TEND_S", 0.02)
+    other = await asyncio.start_server(echo, "127.0.0.1", local)
+    async with agent_of(home, house) as agent:
+        assert agent._local_ports._unopened == {str(local)}
+        await agent.shutdown()
+        await done(agent.delete({"portmaps": [{"port": local}]}))
+        other.close()
+        await other.wait_closed()
+        await agent.start(10)
+        assert agent._local_ports.is_complete
+        with pytest.raises(OSError, match="refused|failed"):
+            await asyncio.open_connection("127.0.0.1", local)
 
 
 # -- the session

@@ -4,8 +4,6 @@ What is decided is decided elsewhere (agent.rulebook, agent.session); here it is
 """
 
 import asyncio
-import os
-import platform
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
@@ -14,28 +12,32 @@ from typing import Any, Final, cast
 
 import structlog
 
-from moongate import __version__
 from moongate.agent import reports
+from moongate.agent.envelopes import (
+    VERSION,
+    Envelope,
+    certificate,
+    done,
+    failed,
+    machine,
+    no_port,
+    nothing_done,
+    ports,
+    service,
+    told,
+)
 from moongate.agent.feed import Feed
-from moongate.agent.health import Checked, Health, Target, is_listed, targets_of
-from moongate.agent.portmaps import PortMaps, Transport
-from moongate.agent.portmaps import Target as MapTarget
+from moongate.agent.health import Health, is_listed
+from moongate.agent.locals import LocalPorts
 from moongate.agent.publishing import asked_port_route, port_route, routes_of
-from moongate.agent.rulebook import NOT_APPLIED, Change, Edit, Result, RuleBook
-from moongate.agent.rules import PortMap, PortRule, Rule, Site
+from moongate.agent.routes import Route
+from moongate.agent.rulebook import Change, Edit, Result, RuleBook
+from moongate.agent.rules import PortRule, Rule, Site
 from moongate.agent.service import Agent
 from moongate.agent.session import Deed, Event, State, turn
 from moongate.agent.sites import Sites
 from moongate.agent.store import RuleStore
-from moongate.errors import (
-    ConfigurationError,
-    LimitExceeded,
-    MoongateError,
-    NoPortFree,
-    PortInUse,
-    RuleInvalid,
-    RulesUnsaved,
-)
+from moongate.errors import MoongateError, NotConnected, RulesUnsaved
 from moongate.identity.passwords import hash_password, is_password_hash
 from moongate.net.dialing import NodeAddress
 from moongate.tasks import TaskSet
@@ -48,15 +50,8 @@ GOODBYE_S: Final = 2.0
 # How often files of certificates, and local ports that could not be opened, are looked at again.
 TEND_S: Final = 30.0
 HEALTH_WATCH_S: Final = 10.0
-JOINED_ERRORS: Final = 20
-
-Envelope = dict[str, Any]
-
-_GO_SYSTEMS: Final = {"win32": "windows", "cygwin": "windows"}
-_GO_MACHINES: Final = {"x86_64": "amd64", "AMD64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm"} | {
-    "i386": "386",
-    "i686": "386",
-}
+NO_NODE: Final = "there is no node to connect to"
+NO_LINK: Final = "tunnel is not connected"
 
 
 class RulesAgent:
@@ -91,8 +86,8 @@ class RulesAgent:
                 max_attempts=max_attempts,
             )
         self._server = str(address) if address is not None else ""
-        self._portmaps = PortMaps(self._dial_node, on_failure=self._portmap_failed)
-        self._unopened: dict[str, PortMap] = {}
+        self._local_ports = LocalPorts(self._dial_node)
+        self._noted: dict[str, str] = {}  # what was last logged of each name
         self._health = Health()
         self._feed = Feed()
         self._tasks = TaskSet("rules")
@@ -112,7 +107,7 @@ class RulesAgent:
         """Publish the rules that were kept, and begin to connect."""
         for rule in self._book.rules():
             self._set_routes(rule)
-        await self._open_portmaps(self._book.portmaps.values())
+        await self._local_ports.open(self._book.portmaps)
         self._tasks.start("tend", self._tend())
         self._tasks.start("watch health", self._watch_health())
         if self._agent is not None:
@@ -124,7 +119,7 @@ class RulesAgent:
         async with self._writing:  # what was begun is finished
             await self._end_session()
         await self._tasks.aclose()
-        self._portmaps.close_all()
+        self._local_ports.close_all()
         self._sites.executor.shutdown(wait=False, cancel_futures=True)
         self._store.close()
 
@@ -154,48 +149,46 @@ class RulesAgent:
 
     def info(self) -> Envelope:
         """Return the versions, and whether there is a session now."""
-        version = f"v{__version__}"
-        return {
-            **_done(),
-            "version": version,
-            "runtimeVersion": version,
-            "isUpdated": False,
-            "isTunConnected": self.is_connected,
-            "uptime": int(time.monotonic() - self._began),
-            "hostname": socket.gethostname(),
-            "server": self._server,
-            "desired": "stopped" if self._state is State.STOPPED else "running",
-            "state": str(self._state),
-            "lastError": self._last_error,
-            "rulesKeptAside": str(self._store.kept_aside or ""),
-            "reconnects": max(0, self._links - 1),
-        }
+        return done(
+            version=VERSION,
+            runtimeVersion=VERSION,
+            isUpdated=False,
+            isTunConnected=self.is_connected,
+            uptime=int(time.monotonic() - self._began),
+            hostname=socket.gethostname(),
+            server=self._server,
+            desired="stopped" if self._state is State.STOPPED else "running",
+            state=str(self._state),
+            lastError=self._last_error,
+            rulesKeptAside=str(self._store.kept_aside or ""),
+            reconnects=max(0, self._links - 1),
+        )
 
     async def start(self, wait_s: float = 0.0) -> Envelope:
         """Begin to keep a session; wait that long for it. `isTunConnected` tells of the time before."""
         before = self.is_connected
         if self._agent is None:
-            return {**_failed("there is no node to connect to"), "isTunConnected": False}
+            return failed(NO_NODE, isTunConnected=False)
         if self._state in (State.STOPPED, State.FAILED):
-            await self._open_portmaps(self._book.portmaps.values())
+            await self._local_ports.open(self._book.portmaps)
         self._do(Event.START)
-        return {**_done(), "isTunConnected": before, **await self._connected_within(wait_s)}
+        return done(isTunConnected=before, **await self._connected_within(wait_s))
 
     async def shutdown(self) -> Envelope:
         """End the session, and keep none until it is started again."""
         self._do(Event.SHUTDOWN)
         await self._end_session()
-        self._portmaps.close_all()
-        return _done()
+        self._local_ports.close_all()
+        return done()
 
     async def restart(self, wait_s: float = 0.0) -> Envelope:
         """End the session and begin anew; wait that long for it."""
         if self._agent is None:
-            return _failed("there is no node to connect to")
+            return failed(NO_NODE)
         if self._state in (State.STOPPED, State.FAILED):
-            await self._open_portmaps(self._book.portmaps.values())
+            await self._local_ports.open(self._book.portmaps)
         self._do(Event.RESTART)
-        return {**_done(), **await self._connected_within(wait_s)}
+        return done(**await self._connected_within(wait_s))
 
     async def _connected_within(self, wait_s: float) -> Envelope:
         if not wait_s:
@@ -265,35 +258,36 @@ class RulesAgent:
                 self._do(Event.LOST)
             case reports.Refused(route=route, message=message):
                 self._last_error = f"{route.wanted}: {message}" if route is not None else message
-                log.warning("refused by the node", name=route and route.wanted, reason=message)
+                self._note("refused by the node", route, message)
             case reports.SupersededBy(route=route, message=message) | reports.ClosedBy(route=route, message=message):
                 self._last_error = f"{route.wanted}: {message}"
-                log.warning("taken by the node", name=route.wanted, reason=message)
+                self._note("taken by the node", route, message)
+            case reports.TunnelReady(route=route):
+                self._noted.pop(str(route.wanted), None)
             case reports.UpstreamFailed(route=route, message=message):
-                log.info("upstream failed", name=route.wanted, reason=message)
+                log.debug("upstream failed", name=route.wanted, reason=message)
             case reports.CertificateTold(route=route, status=status):
                 log.info("certificate", name=route.wanted, state=status.state, reason=status.message)
-                self._feed.publish("health_changed", {"domain": route.wanted, "certificate": _certificate(status)})
+                self._feed.publish("health_changed", {"domain": route.wanted, "certificate": certificate(status)})
             case _:
                 pass
+
+    def _note(self, what: str, route: Route | None, message: str) -> None:
+        """Log what the node says of a route; a refusal that is repeated every minute is one line."""
+        name = str(route.wanted) if route is not None else ""
+        if self._noted.get(name) != message:
+            self._noted[name] = message
+            log.warning(what, name=name, reason=message)
 
     # -- the rules
 
     def config(self, secrets: bool = False) -> Envelope:
         """Return the rules in the order of their creation; hashes are masked unless `secrets`."""
-        machine = platform.machine()
-        system = os.uname().sysname.lower() if hasattr(os, "uname") else "windows"
-        return {
-            **_done(),
-            "version": f"v{__version__}",
-            "os": _GO_SYSTEMS.get(system, system),
-            "arch": _GO_MACHINES.get(machine, machine),
-            **self._book.members(secrets=secrets),
-        }
+        return done(version=VERSION, **machine(), **self._book.members(secrets=secrets))
 
     def ports(self) -> list[dict[str, Any]]:
         """Return the allocated ports, in ascending order."""
-        return [port.members() for port in sorted(self._book.ports.values(), key=lambda one: (one.port, one.transport))]
+        return ports(self._book)
 
     async def create(self, body: dict[str, Any]) -> Envelope:
         """Add rules."""
@@ -322,24 +316,26 @@ class RulesAgent:
         async with self._writing:
             edit = decide()
             if not edit.is_valid:
-                return _told(edit.results)
-            try:
-                edit = await self._hashed(edit)
-                opened = await self._listen(edit.changes)
-            except (RuleInvalid, PortInUse, ConfigurationError) as error:
-                return _told(_nothing_done(edit.results, error))
+                return told(edit.results)
+            edit = await self._hashed(edit)
+            # An agent that is stopped listens on nothing; what is taken by others then shows at the start.
+            listens = self._state is not State.STOPPED or self._agent is None
+            taken = await self._local_ports.change(edit.changes) if listens else None
+            if taken is not None:
+                return nothing_done(edit.results, taken[1], ("portmaps", taken[0]))
             try:
                 self._store.save(edit.book)
             except RulesUnsaved as error:
-                self._unlisten(opened)
-                return {**_told(_nothing_done(edit.results, error)), "error": error.message}
+                if listens:
+                    await self._local_ports.undo(edit.changes)
+                return nothing_done(edit.results, error)
             self._book = edit.book
             refused = await self._publish(edit.changes)
             self._undo(edit.changes, refused)
             for change in edit.changes:
                 if (change.kind, change.key) not in refused:
                     self._feed.publish("rule_changed", {"kind": change.kind, "key": change.key})
-            return _told(Result(one.kind, one.key, refused.get((one.kind, one.key), one.error)) for one in edit.results)
+            return told(Result(one.kind, one.key, refused.get((one.kind, one.key), one.error)) for one in edit.results)
 
     async def _hashed(self, edit: Edit) -> Edit:
         """Passwords are kept as hashes only. Making one takes a moment on purpose, so it is done in a thread."""
@@ -401,60 +397,10 @@ class RulesAgent:
             for key, route in routes_of(rule).items():
                 self._agent.set_route(key, route)
 
-    # -- local ports
-
-    async def _listen(self, changes: Iterable[Change]) -> list[Change]:
-        """Open, move and close local ports; all of them, or none.
-
-        Raises:
-            PortInUse: If another program has one.
-        """
-        done: list[Change] = []
-        if self._state is State.STOPPED and self._agent is not None:
-            return done  # they are opened with the session
-        for change in changes:
-            if change.kind != "portmaps":
-                continue
-            try:
-                await self._remap(change)
-            except PortInUse as error:
-                self._unlisten(done)
-                reason = error.message.rpartition(": ")[2]
-                raise PortInUse(f"portmaps {change.key}: cannot listen on {change.key}: {reason}") from None
-            done.append(change)
-        return done
-
-    async def _remap(self, change: Change) -> None:
-        after = cast(PortMap | None, change.after)
-        if after is not None:
-            await self._portmaps.open(after.port, cast(Transport, after.transport), _target(after))
-        else:
-            self._portmaps.close(int(change.key))
-        self._unopened.pop(change.key, None)
-
-    def _unlisten(self, done: Iterable[Change]) -> None:
-        for change in done:
-            self._tasks.start("take back a port map", self._remap(change.undone()))
-
-    async def _open_portmaps(self, portmaps: Iterable[PortMap]) -> None:
-        for portmap in list(portmaps):
-            try:
-                await self._portmaps.open(portmap.port, cast(Transport, portmap.transport), _target(portmap))
-            except PortInUse as error:
-                if portmap.key not in self._unopened:
-                    log.warning("port map not opened; it is tried again", port=portmap.port, reason=error.message)
-                self._unopened[portmap.key] = portmap
-                self._last_error = error.message
-            else:
-                self._unopened.pop(portmap.key, None)
-
     def _dial_node(self, port: int, transport: str, protocol: asyncio.BaseProtocol) -> Any:
         if self._agent is None:
-            raise ConfigurationError("there is no node to connect to")
+            raise NotConnected("there is no node to connect to")
         return self._agent.dial(port, transport, protocol)
-
-    def _portmap_failed(self, port: int, reason: str) -> None:
-        log.info("port map failed", port=port, reason=reason)
 
     # -- ports of the node
 
@@ -463,14 +409,13 @@ class RulesAgent:
         return await self._unbroken(self._allocated(port, transport))
 
     async def _allocated(self, port: int | None, transport: str) -> Envelope:
-        empty = {"port": 0, "message": ""}
         async with self._writing:
             agent = self._agent
             known = self._book.port(port, transport) if port is not None else None
             if known is not None:
-                return {**_done(), "port": known.port, "message": "port was allocated before"}
+                return done(port=known.port, message="port was allocated before")
             if agent is None or not agent.is_connected:
-                return {**_failed("tunnel is not connected"), **empty}
+                return no_port(NotConnected(NO_LINK))
             self._asked += 1
             key = f"asked:{self._asked}"
             try:
@@ -482,14 +427,14 @@ class RulesAgent:
                 self._store.save(edit.book)
             except (TimeoutError, MoongateError) as error:
                 agent.drop_route(key)
-                return {**_failed(_why_no_port(error)), **empty}
+                return no_port(error)
             self._book = edit.book
             rule = cast(PortRule, edit.changes[0].after)
             agent.rename_route(key, f"ports:{rule.key}")
             # Only now, with the port written down, is the node to keep it for good.
             await asyncio.wait({agent.set_route(f"ports:{rule.key}", port_route(rule))}, timeout=ANSWER_S)
             self._feed.publish("rule_changed", {"kind": "ports", "key": rule.key})
-            return {**_done(), "port": ready.port, "message": "new port allocated"}
+            return done(port=ready.port, message="new port allocated")
 
     async def release(self, port: int, transport: str | None = None) -> Envelope:
         """Give a port back to the node; without a transport the one it is allocated for."""
@@ -499,10 +444,10 @@ class RulesAgent:
         async with self._writing:
             edit = self._book.released(port, transport)
             if not edit.is_valid:
-                return _failed(edit.results[0].error)
+                return failed(edit.results[0].error)
             agent = self._agent
             if agent is None or not agent.is_connected:
-                return _failed("tunnel is not connected")
+                return failed(NO_LINK)
             rule = cast(PortRule, edit.changes[0].before)
             key = f"ports:{rule.key}"
             links = self._links
@@ -514,45 +459,23 @@ class RulesAgent:
             except RulesUnsaved as error:
                 # It stays ours: it is claimed again at once, or when the link is back.
                 agent.set_route(key, port_route(rule))
-                return _failed(error.message)
+                return failed(error.message)
             self._book = edit.book
             self._feed.publish("rule_changed", {"kind": "ports", "key": rule.key})
-            return _done()
+            return done()
 
     # -- health and events
 
     async def health(self) -> Envelope:
         """Return whether each upstream can be reached."""
-        rules = [rule for rule in self._book.rules() if is_listed(rule)]
+        rules = [rule for rule in self._book.rules() if isinstance(rule, Site | PortRule) and is_listed(rule)]
         answers = await self._health.check(rules)
-        return {**_done(), "services": [self._service(cast(Site | PortRule, rule), answers) for rule in rules]}
+        return done(services=[service(rule, answers, self._tunnels_of(rule)) for rule in rules])
 
-    def _service(self, rule: Site | PortRule, answers: dict[Target, Checked]) -> Envelope:
-        checked = [answers[target] for target in targets_of(rule) if target in answers]
-        errors = [one.error for one in checked if one.error]
-        child = {"http": rule.masked()} if isinstance(rule, Site) else {"port": rule.masked()}
-        return {
-            "flowID": rule.flow,
-            "flow": str(rule.flow),
-            "available": not errors,
-            **child,
-            "error": "; ".join(errors),
-            "checkedAt": _utc(max((one.at for one in checked), default=time.time())),
-            "latencyMs": max((one.latency_ms for one in checked), default=0.0),
-            **self._published(rule),
-        }
-
-    def _published(self, rule: Site | PortRule) -> Envelope:
-        """How the node takes the rule: what is said is said of its first route."""
-        shown = [self._agent.route_state(key) for key in routes_of(rule)] if self._agent is not None else []
-        states = [one for one in shown if one is not None]
-        if not states:
-            return {}
-        worst = next((one for one in states if one.state != "ready"), states[0])
-        told: Envelope = {"tunnel": {"state": worst.state, "url": states[0].public_url, "note": worst.note}}
-        if states[0].certificate.state != "none":
-            told["certificate"] = _certificate(states[0].certificate)
-        return told
+    def _tunnels_of(self, rule: Rule) -> list[reports.TunnelSnapshot]:
+        if self._agent is None:
+            return []
+        return [shown for key in routes_of(rule) if (shown := self._agent.route_state(key)) is not None]
 
     def events(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Tell what happens from now on."""
@@ -563,8 +486,9 @@ class RulesAgent:
     async def _tend(self) -> None:
         while True:
             await asyncio.sleep(TEND_S)
-            if self._unopened and self._state is not State.STOPPED:
-                await self._open_portmaps(self._unopened.values())
+            if not self._local_ports.is_complete and self._state is not State.STOPPED:
+                async with self._writing:
+                    await self._local_ports.open(self._book.portmaps, again=True)
             if self._agent is not None and any(site.ca for site in self._book.https.values()):
                 self._agent.send_changed_certificates()
 
@@ -577,15 +501,11 @@ class RulesAgent:
                 before = {}
                 continue
             services = (await self.health())["services"]
-            now = {service["flow"]: service["available"] for service in services}
-            for service in services:
-                if before.get(service["flow"], service["available"]) != service["available"]:
-                    self._feed.publish("health_changed", service)
+            now = {one["flow"]: one["available"] for one in services}
+            for one in services:
+                if before.get(one["flow"], one["available"]) != one["available"]:
+                    self._feed.publish("health_changed", one)
             before = now
-
-
-def _target(portmap: PortMap) -> MapTarget:
-    return MapTarget(portmap.dst_port, portmap.destination)
 
 
 async def _with_hashes(site: Site) -> Site:
@@ -595,50 +515,3 @@ async def _with_hashes(site: Site) -> Site:
         if text and not is_password_hash(text):
             changed[name] = await asyncio.to_thread(hash_password, text)
     return site.model_copy(update=changed) if changed else site
-
-
-def _done() -> Envelope:
-    return {"status": True, "error": ""}
-
-
-def _failed(error: str) -> Envelope:
-    return {"status": False, "error": error}
-
-
-def _told(results: Iterable[Result]) -> Envelope:
-    """The envelope of a change: every item's own result, and their errors as one text."""
-    results = list(results)
-    failed = [result for result in results if result.error]
-    told = [result.sentence() for result in failed if result.error != NOT_APPLIED] or [one.error for one in failed[:1]]
-    more = [f"and {len(told) - JOINED_ERRORS} more"] if len(told) > JOINED_ERRORS else []
-    return {
-        "status": not failed,
-        "error": "; ".join([*told[:JOINED_ERRORS], *more]),
-        "results": [result.members() for result in results],
-    }
-
-
-def _nothing_done(results: Iterable[Result], error: MoongateError) -> list[Result]:
-    """The results of a request of which nothing was done; the item that the error names has it."""
-    told = [Result(one.kind, one.key, NOT_APPLIED) for one in results]
-    for index, one in enumerate(told):
-        if error.message.startswith(f"{one.kind} {one.key}: "):
-            told[index] = Result(one.kind, one.key, error.message.partition(": ")[2])
-            return told
-    return [Result(one.kind, one.key, error.message) for one in told]
-
-
-def _why_no_port(error: Exception) -> str:
-    if isinstance(error, NoPortFree):
-        return "no ports available"
-    if isinstance(error, LimitExceeded):
-        return "max port quota hit"
-    return error.message if isinstance(error, MoongateError) else "the node did not answer in time"
-
-
-def _certificate(status: reports.CertificateStatus) -> Envelope:
-    return {"state": status.state, "message": status.message, "notAfter": status.not_after}
-
-
-def _utc(at: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(at))

@@ -79,12 +79,12 @@ class AgentProcess:
         gc.set_threshold(*GC_THRESHOLDS)
 
     async def run_until_stopped(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+        """Serve until SIGTERM, SIGINT, or the terminal is closed."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        # Started by `nohup`, a terminal that is closed is no reason to stop.
+        hangup = (signal.SIGHUP,) if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else ()
+        for number in (signal.SIGTERM, signal.SIGINT, *hangup):
             loop.add_signal_handler(number, self.stop)
-        # A terminal that is closed is no reason to stop publishing.
-        loop.add_signal_handler(signal.SIGHUP, lambda: None)
         await self._stopping.wait()
         await self.aclose()
 

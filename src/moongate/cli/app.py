@@ -310,7 +310,7 @@ def join(*, host: flags.PublicHost = None, token_file: flags.JoinToken = None) -
 
 @app.command()
 def status(*, api: flags.Api = None, token_file: flags.AdminTokenFile = None, as_json: flags.Json = False) -> int:
-    """Show a node's sessions and tunnels."""
+    """Show a node's sessions, tunnels and certificates."""
     from moongate.cli.admin import show_status
 
     return show_status(api, token_file, as_json=as_json)

@@ -2,12 +2,17 @@
 
 import asyncio
 import contextlib
+import gc
 import hashlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from moongate.edge.ingress.http import HttpVisitor
+from moongate.edge.ingress.requests import RequestReader
+from moongate.edge.ingress.upstream import Upstream
+from moongate.relay.channels import Channel
 from testbed import until_async
 from testbed.house import House, RunningAgent, http_route, open_house, serving
 
@@ -395,6 +400,24 @@ async def test_a_head_cut_short_behind_many_requests_is_not_taken_for_a_large_on
                 assert (await visitor.answer()).status == 200
             visitor.send(whole[20:])
             assert (await visitor.answer()).status == 200
+
+
+async def test_visitors_who_have_left_do_not_wait_for_the_collector(house: House) -> None:
+    def remembered() -> int:
+        return sum(isinstance(thing, HttpVisitor | RequestReader | Upstream | Channel) for thing in gc.get_objects())
+
+    async with serving(Echo()) as port:
+        await house.agent(http_route(port, "echo"))
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(5):
+                async with house.visitor() as visitor:
+                    visitor.request("echo.localhost", f"/{number}", method="POST", body=b"body")
+                    assert (await visitor.answer()).status == 200
+            await until_async(lambda: not remembered())
+        finally:
+            gc.enable()
 
 
 @pytest.mark.parametrize("size", [1, 65536, 262_144, 262_145, 30_000_000])

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import Connection, Executable, Table, event
+from sqlalchemy import Connection, Executable, Insert, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError, StatementError
@@ -16,11 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from moongate.errors import ConfigurationError, StorageError
 from moongate.storage.migrating import migrate
+from moongate.storage.multirow import MultiRowInsert
 
 # One statement's worth: binding more would hold the loop for longer than a few milliseconds.
 CHUNK_ROWS = 250
-# Binding parameters is work in the loop's own thread: this many rows at a time, or visitors wait for it.
+# Binding parameters is work in the loop's own thread: this many rows at a time, or visitors wait for it. One statement
+# takes longer for each of its rows where the driver binds them, so there they are fewer.
 BIND_ROWS = 10
+STATEMENT_ROWS = 50
 BUSY_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
 POOL_CONNECTIONS = 4
@@ -44,6 +47,7 @@ class Database:
         self.is_sqlite = engine.dialect.name == "sqlite"
         # SQLite has one writer at a time; waiting here wakes at once, waiting in SQLite polls.
         self._writer = asyncio.Lock() if self.is_sqlite else None
+        self._inserts: dict[Insert, MultiRowInsert] = {}  # as many as the program has
 
     @classmethod
     async def open(cls, url: str) -> Self:
@@ -99,11 +103,22 @@ class Database:
         """
         try:
             async with self.begin() as conn:
-                for start in range(0, len(rows), BIND_ROWS):
-                    await conn.execute(statement, rows[start : start + BIND_ROWS])
+                if rows and self.is_sqlite and isinstance(statement, Insert):
+                    await self._insert_rows(conn, statement, rows)
+                else:
+                    for start in range(0, len(rows), BIND_ROWS):
+                        await conn.execute(statement, rows[start : start + BIND_ROWS])
         except RowRefused:
             return await self._write_singly(statement, rows)
         return 0
+
+    async def _insert_rows(self, conn: AsyncConnection, statement: Insert, rows: Sequence[Row]) -> None:
+        insert = self._inserts.get(statement)
+        if insert is None:
+            insert = self._inserts[statement] = MultiRowInsert(statement, list(rows[0]), self._engine.dialect)
+        for start in range(0, len(rows), STATEMENT_ROWS):
+            some = rows[start : start + STATEMENT_ROWS]
+            await conn.exec_driver_sql(insert.text(len(some)), insert.parameters(some))
 
     async def _write_singly(self, statement: Executable, rows: Sequence[Row]) -> int:
         # One poisoned row must not keep its neighbours out for ever.

@@ -96,10 +96,11 @@ class RequestReader:
         self.incoming = None
 
     def end(self) -> None:
-        """Let go of everything, which breaks the parser's reference cycle."""
+        """Let go of visitor and parser, which know us too: else they would all wait for the collector."""
         self.stop()
         self._last = None
         self._parser = None  # type: ignore[assignment]
+        self._visitor = None  # type: ignore[assignment]
 
     # -- httptools
 

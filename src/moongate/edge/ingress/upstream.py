@@ -129,6 +129,7 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         visitor, self._visitor = self._visitor, None
+        self._parser = None  # type: ignore[assignment]  # it knows us too; nothing is received any more
         if visitor is not None:
             visitor.upstream_ended(exc.code if isinstance(exc, ChannelReset) else None)
 

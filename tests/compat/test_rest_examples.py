@@ -472,7 +472,7 @@ async def test_history_can_be_narrowed_and_sorted(bed: ApiBed) -> None:
         "limit=x",
         "offset=-1",
         "offset=99999999999999999999",
-        "protocol=udp",
+        "protocol=sctp",
         "protocol=",
         "active=perhaps",
         "token_id=%00",

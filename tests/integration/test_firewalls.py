@@ -134,6 +134,6 @@ async def test_a_new_rule_is_for_new_visitors_and_live_ones_finish_on_the_old(ho
 
 
 async def _set_options(agent: object, route: Route) -> None:
-    key = next(iter(agent._published))  # type: ignore[attr-defined]
+    key = next(iter(agent.leases.published))  # type: ignore[attr-defined]
     async with asyncio.timeout(5):
-        await agent.set_route(key, route)  # type: ignore[attr-defined]
+        await agent.leases.set_route(key, route)  # type: ignore[attr-defined]

@@ -97,7 +97,7 @@ async def test_what_is_dropped_while_there_is_no_link_is_given_back_with_the_nex
             agent = await first.agent(*routes, standing=True)
             first.agents.clear()
         await until_async(lambda: not agent.agent.is_connected)
-        await agent.agent.drop_route("0")
+        await agent.agent.leases.drop_route("0")
         async with open_house(home, listen=listen) as second:
             second.agents.append(agent)
             await until_async(lambda: len(agent.ready) == 3)
@@ -135,11 +135,11 @@ async def test_an_administrator_closes_what_nobody_comes_back_for(home: Path) ->
 async def test_keeping_can_be_changed_while_the_tunnel_is_live(house: House) -> None:
     async with serving(ok) as port:
         agent = await house.agent(http_route(port, "app"))
-        key = next(iter(agent.agent._published))
+        key = next(iter(agent.agent.leases.published))
         async with asyncio.timeout(5):
-            await agent.agent.set_route(key, http_route(port, "app", keep=True))
+            await agent.agent.leases.set_route(key, http_route(port, "app", keep=True))
             assert known(house) == [("http", "app.localhost")]
-            await agent.agent.set_route(key, http_route(port, "app"))
+            await agent.agent.leases.set_route(key, http_route(port, "app"))
             assert known(house) == []
 
 

@@ -45,9 +45,9 @@ def own(tmp_path: Path, *names: str) -> tuple[OwnCertificate, str]:
 
 
 async def change(agent: RunningAgent, route: Route) -> None:
-    key = next(iter(agent.agent._published))
+    key = next(iter(agent.agent.leases.published))
     async with asyncio.timeout(5):
-        await agent.agent.set_route(key, route)
+        await agent.agent.leases.set_route(key, route)
 
 
 async def test_a_leased_domain_has_a_leaf_of_the_nodes_authority(house: House) -> None:
@@ -102,7 +102,7 @@ async def test_a_certificate_for_another_name_is_refused_and_the_agent_is_told(h
     certificate, _ = own(tmp_path, "other.example.test")
     async with serving(ok) as port:
         agent = await house.agent(replace(http_route(port, NAME), certificate=certificate))
-        (published,) = agent.agent._published.values()
+        (published,) = agent.agent.leases.published.values()
         await until_async(lambda: published.certificate.state == "failed")
         assert "is for other.example.test, not for shop.example.test" in published.certificate.message
         assert await status_over_tls(house, house.node._certificates.ca_pem.decode()) == 200

@@ -235,10 +235,10 @@ async def test_an_own_certificate_is_brought_shown_in_health_and_renewed(
         await until_state("ready")
         chain.write_text("no certificate")
         assert agent._agent is not None
-        agent._agent.send_changed_certificates()
+        agent._agent.leases.send_changed_certificates()
         await until_state("failed")
         write_pair(home, "shop.localhost")
-        agent._agent.send_changed_certificates()
+        agent._agent.leases.send_changed_certificates()
         await until_state("ready")
 
 

@@ -10,9 +10,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from enum import IntEnum
-from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -20,32 +18,25 @@ import structlog
 from moongate import __version__
 from moongate.agent.backoff import delay_s
 from moongate.agent.dialing import NodeDialer, Welcoming, refusal
-from moongate.agent.publications import Answer, Publication, Question
+from moongate.agent.leases import Leases, snapshot_of
 from moongate.agent.reports import (
     REQUESTS_KEPT,
     AgentEvent,
     AgentSnapshot,
-    CertificateStatus,
-    CertificateTold,
-    ClosedBy,
     Connected,
     Lamp,
     Reconnecting,
     Refused,
     RequestSeen,
-    SupersededBy,
-    TunnelReady,
-    TunnelSnapshot,
     UpstreamFailed,
 )
-from moongate.agent.routes import NOTHING, OwnCertificate, Route
+from moongate.agent.routes import NOTHING, Route
 from moongate.agent.sites import Sites
+from moongate.agent.upstreams import UpstreamDialer
 from moongate.errors import (
     MoongateError,
     NotConnected,
-    ProtocolError,
     ReachError,
-    Superseded,
     TokenInvalid,
     UpstreamTimeout,
     VersionUnsupported,
@@ -109,12 +100,7 @@ class Agent:
         """
         self._dialer = NodeDialer(address)
         self._token = token or address.token or ""
-        self._published = {str(index): Publication(str(index), route, sites) for index, route in enumerate(routes)}
-        self._by_number: dict[int, Publication] = {}
-        self._questions: dict[int, Question] = {}
-        self._last_question = 0
-        self._owed: dict[tuple[str, str], None] = {}  # kinds and names that are to be given back
-        self._sites = sites
+        self.leases = Leases(routes, sites, standing=standing, say=self._say, on_nothing_left=self._end)
         self._standing = standing
         self._max_attempts = max_attempts
         self._on_event = on_event
@@ -202,8 +188,7 @@ class Agent:
 
     def reconnect(self) -> None:
         """End the link, and make a new one at once; what was taken from us is asked for again."""
-        for published in self._published.values():
-            published.state, published.generation = "waiting", None
+        self.leases.forgive()
         self._nudge.set()
         if self._mux is not None:
             self._at_once = True
@@ -280,6 +265,7 @@ class Agent:
         self._lost = asyncio.Event()
         if self._stopping.is_set():
             self._lost.set()
+        self._lost_reason = ""
         self._mux = Mux(link, self, is_node=False, mice=self._mice)
         link.receiver = self._mux
         self._state = "online"
@@ -290,10 +276,7 @@ class Agent:
         if self._watching:
             self._mux.send_control({"type": "watch", "on": True})
         self._nudge.clear()
-        self._pay(self._mux)
-        for published in self._published.values():
-            if published.is_wanted or self._standing:
-                self._claim(published)
+        self.leases.linked(self._mux)
 
     async def _serve(self) -> str:
         """Until the link is lost, or we stop; returns why."""
@@ -303,30 +286,11 @@ class Agent:
         mux, self._mux = self._mux, None
         if mux is not None and not mux.link.is_closed:
             if not self._standing:
-                self._give_back(mux)
+                self.leases.give_back(mux)
             mux.close()
             await asyncio.sleep(0)
-        self._forget_link()
+        self.leases.unlinked()
         return self._lost_reason
-
-    def _forget_link(self) -> None:
-        self._by_number.clear()
-        questions, self._questions = self._questions, {}
-        for published in self._published.values():
-            published.number, published.is_asked = None, False
-            if self._standing and published.state == "ready":
-                published.state = "waiting"
-        for question in questions.values():
-            if question.published.is_gone:
-                self._owe(question.published)
-            # The route is claimed as it is now when the link is back.
-            if question.answer is not None and not question.answer.done():
-                question.answer.set_result(None)
-
-    def _give_back(self, mux: Mux) -> None:
-        for published in self._published.values():
-            if published.number is not None and published.state == "ready":
-                mux.send_control({"type": "release", "tunnel": published.number, "generation": published.generation})
 
     async def _watch_link(self) -> None:
         loop = asyncio.get_running_loop()
@@ -342,170 +306,19 @@ class Agent:
                 mux.ping()
             if self._lamps_watched and now - probed >= UPSTREAM_PROBE_S:
                 probed = now
-                for published in self._published.values():
+                for published in self.leases.published.values():
                     if published.dialer.wants_proof(UPSTREAM_PROBE_S):
                         self._tasks.start("probe upstream", published.dialer.probe())
             await asyncio.sleep(WATCH_S)
 
-    def _claim(self, published: Publication) -> None:
-        if self._mux is None or published.is_asked or published.is_gone or published.number is not None:
-            return
-        if published.state in ("superseded", "closed"):
-            return
-        published.state = "waiting"
-        published.number = None
-        published.is_asked, published.is_stale = True, False
-        request = self._ask(Question("claim", published))
-        self._mux.send_control(
-            {
-                "type": "claim",
-                "request": request,
-                "kind": published.route.kind,
-                "wanted": published.wanted,
-                "generation": published.generation,
-                **_said_of(published.route),
-            }
-        )
-
-    def _ask(self, question: Question) -> int:
-        """Remember what is asked, by the number of the request."""
-        self._last_question += 1
-        self._questions[self._last_question] = question
-        return self._last_question
-
-    # -- routes that come and go
-
-    def set_route(self, key: str, route: Route) -> Answer:
-        """Publish a route, or change one that is published; what it replaces goes on for the visitors that are here.
-
-        The future ends when the node has answered: with the lease if it is new, with nothing if it was changed (or
-        the link was lost, and the route is claimed when it is back), or with the node's refusal.
-        """
-        answer: Answer = asyncio.get_running_loop().create_future()
-        published = self._published.get(key)
-        if published is not None and not published.can_become(route):
-            self.drop_route(key)
-            published = None
-        if published is None:
-            published = self._published[key] = Publication(key, route, self._sites)
-        elif published.state == "ready" and self._mux is not None:
-            self._update(published, route, answer)
-            return answer
-        else:
-            published.become(route)
-            published.is_stale = published.is_asked
-            published.state = "waiting"
-        published.tell(None)
-        published.answer = answer
-        self._claim(published)
-        return answer
-
-    def rename_route(self, key: str, new: str) -> None:
-        """Call a route by another key."""
-        published = self._published.pop(key)
-        published.key = new
-        self._published[new] = published
-
-    def drop_route(self, key: str) -> Answer:
-        """Give a route back; the future ends when the node knows, or when there is no link."""
-        answer: Answer = asyncio.get_running_loop().create_future()
-        published = self._published.pop(key, None)
-        if published is None:
-            answer.set_result(None)
-            return answer
-        published.tell(None)
-        published.is_gone = True  # a lease that is on its way is given back when it comes
-        self._release(published, answer)
-        return answer
-
-    def route_state(self, key: str) -> TunnelSnapshot | None:
-        """Return how it is with one route."""
-        published = self._published.get(key)
-        return _snapshot(published) if published is not None else None
-
-    def send_changed_certificates(self) -> None:
-        """Send the certificates whose files have changed since they were sent."""
-        for published in list(self._published.values()):
-            own = published.route.certificate
-            if own is not None and published.number is not None and _changes(own) != published.certificate_sent:
-                self._send_certificate(published)
-
-    def _release(self, published: Publication, answer: Answer) -> None:
-        number, mux = published.number, self._mux
-        if number is None or mux is None:
-            if not published.is_asked:
-                self._owe(published)
-            answer.set_result(None)
-            return
-        self._by_number.pop(number, None)
-        lease = {"tunnel": number, "generation": published.generation}
-        mux.send_control({"type": "release", **lease})
-        # A release is not answered. What is said after it is, and the node hears one after the other.
-        request = self._ask(Question("anything", published, answer))
-        mux.send_control({"type": "update", "request": request, **lease, "options": {}, "upstream": ""})
-
-    def _owe(self, published: Publication) -> None:
-        """A kept name that cannot be given back now is given back when there is a link again."""
-        if published.route.options.get("keep") and published.wanted:
-            self._owed[published.route.kind, published.wanted] = None
-
-    def _pay(self, mux: Mux) -> None:
-        wanted = {(published.route.kind, published.wanted) for published in self._published.values()}
-        for kind, name in self._owed:
-            if (kind, name) not in wanted:
-                mux.send_control({"type": "release", "kind": kind, "wanted": name})
-        self._owed.clear()
-
-    def _update(self, published: Publication, route: Route, answer: Answer | None) -> None:
-        if self._mux is None:
-            return
-        before = published.route
-        request = self._ask(Question("update", published, answer, before))
-        published.become(route)
-        lease = {"tunnel": published.number, "generation": published.generation}
-        self._mux.send_control({"type": "update", "request": request, **lease, **_said_of(route)})
-        if before.certificate != route.certificate:
-            self._send_certificate(published)
-
-    def _send_certificate(self, published: Publication) -> None:
-        """Bring the name's own certificate, or take it away when there is none any more."""
-        if self._mux is None or published.number is None:
-            return
-        own, chain, key = published.route.certificate, "", ""
-        if own is not None:
-            published.certificate_sent = _changes(own)
-            try:
-                chain, key = _read(own.chain), _read(own.key)
-            except (OSError, ValueError) as error:
-                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                self._certificate_told(
-                    published, CertificateStatus("failed", f"certificate not read: {reason.lower()}")
-                )
-                return
-        request = self._ask(Question("certificate", published))
-        lease = {"tunnel": published.number, "generation": published.generation}
-        self._mux.send_control({"type": "certificate", "request": request, **lease, "chain": chain, "key": key})
-
-    def _certificate_told(self, published: Publication, status: CertificateStatus) -> None:
-        published.certificate = status
-        self._say(CertificateTold(published.route, status))
-
     # -- what the node says
 
     def control(self, message: Message) -> None:
+        if self.leases.hear(message):
+            return
         match message["type"]:
-            case "claimed":
-                self._claimed(message)
-            case "updated":
-                self._updated(message)
             case "refused":
-                self._refused(message)
-            case "certificate_state":
-                self._certificate_state(message)
-            case "superseded":
-                self._taken(message, superseded=True)
-            case "closed":
-                self._taken(message, superseded=False)
+                self._link_refused(message)
             case "lane":
                 self._tasks.start("dial lane", self._dial_lane(message))
             case "activity":
@@ -513,136 +326,15 @@ class Agent:
             case "goodbye":
                 self._lost_reason = str(message.get("message", ""))
 
-    def _claimed(self, message: Message) -> None:
-        question = self._asked(message)
-        number, generation = message.get("tunnel"), message.get("generation")
-        if (
-            question is None
-            or question.what != "claim"
-            or not isinstance(number, int)
-            or not isinstance(generation, int)
-        ):
-            raise ProtocolError("the node answered a claim that was not made")
-        published = question.published
-        published.is_asked = False
-        published.number, published.generation = number, generation
-        if published.is_gone:
-            self._release(published, asyncio.get_running_loop().create_future())
-            return
-        port = message.get("port")
-        published.wanted = str(port) if port else str(message.get("name", ""))
-        published.state = "ready"
-        published.refusals = 0
-        self._by_number[number] = published
-        ready = TunnelReady(
-            published.route,
-            str(message.get("id", "")),
-            str(message.get("name", "")),
-            port if isinstance(port, int) else None,
-            str(message.get("public_url", "")),
-            published.claimed_before,
-        )
-        published.snapshot = replace(
-            published.snapshot, public_url=ready.public_url, tunnel_id=ready.tunnel_id, note=""
-        )
-        published.claimed_before = True
-        if published.route.certificate is not None:
-            self._send_certificate(published)
-        if published.is_stale:
-            published.is_stale = False
-            self._update(published, published.route, None)
-        published.tell(ready)
-        self._say(ready)
-
-    def _asked(self, message: Message) -> Question | None:
-        request = message.get("request")
-        return self._questions.pop(request, None) if isinstance(request, int) else None
-
-    def _updated(self, message: Message) -> None:
-        question = self._asked(message)
-        if question is not None and question.answer is not None and not question.answer.done():
-            question.answer.set_result(None)
-
-    def _refused(self, message: Message) -> None:
-        error = refusal(message)
-        question = self._asked(message)
-        code = str(message.get("code"))
-        if question is None:
-            self._link_refused(code, error)
-        elif question.what == "claim":
-            self._claim_refused(question.published, code, error)
-        elif question.what == "update":
-            self._update_refused(question, error)
-        elif question.what == "certificate":
-            self._certificate_told(question.published, CertificateStatus("failed", error.message))
-        elif question.answer is not None and not question.answer.done():
-            question.answer.set_result(None)
-
-    def _link_refused(self, code: str, error: MoongateError) -> None:
+    def _link_refused(self, message: Message) -> None:
+        error, code = refusal(message), str(message.get("code"))
         if isinstance(error, _FATAL) and not self._standing:
             self._exit = ExitReason.REFUSED
         self._say(Refused(code, error.message, error.hint, None, fatal=self._exit is not None))
         self._end_link(error.message)
 
-    def _claim_refused(self, published: Publication, code: str, error: MoongateError) -> None:
-        published.is_asked = False
-        if published.is_gone:
-            return
-        if code == Superseded.code:
-            self._lose(published, "superseded", error.message)
-            self._say(SupersededBy(published.route, error.message))
-        elif published.claimed_before or self._standing:
-            # It was ours before we were cut off, and may be again.
-            self._say(Refused(code, error.message, error.hint, published.route, fatal=False))
-            published.snapshot.note = error.message
-            published.state = "refused" if self._standing else "waiting"
-            delay = min(RECLAIM_MOST_S, RECLAIM_S * 2 ** min(published.refusals, 4)) if self._standing else RECLAIM_S
-            published.refusals += 1
-            asyncio.get_running_loop().call_later(delay, self._claim, published)
-        else:
-            self._lose(published, "refused", error.message)
-            fatal = not any(other.is_wanted for other in self._published.values())
-            self._say(Refused(code, error.message, error.hint, published.route, fatal=fatal))
-        published.fail(error)
-        self._end_if_nothing_is_left()
-
-    def _update_refused(self, question: Question, error: MoongateError) -> None:
-        """The tunnel is as it was at the node, and so it is here."""
-        published = question.published
-        if question.before is not None:
-            published.become(question.before)
-        if question.answer is not None and not question.answer.done():
-            question.answer.set_exception(error)
-            question.answer.exception()  # heard, also if nobody waits any more
-
-    def _certificate_state(self, message: Message) -> None:
-        number, not_after = message.get("tunnel"), message.get("not_after")
-        published = self._by_number.get(number) if isinstance(number, int) else None
-        if published is None:
-            return
-        until = float(not_after) if isinstance(not_after, int | float) else None
-        status = CertificateStatus(str(message.get("state", "none")), str(message.get("message", "")), until)
-        self._certificate_told(published, status)
-
-    def _taken(self, message: Message, *, superseded: bool) -> None:
-        number = message.get("tunnel")
-        published = self._by_number.pop(number, None) if isinstance(number, int) else None
-        if published is None or message.get("generation") != published.generation:
-            return  # about a lease that we no longer have
-        text = str(message.get("message", ""))
-        self._lose(published, "superseded" if superseded else "closed", text)
-        self._say(SupersededBy(published.route, text) if superseded else ClosedBy(published.route, text))
-        self._end_if_nothing_is_left()
-
-    def _lose(self, published: Publication, state: str, note: str) -> None:
-        published.state = state
-        published.number = None
-        published.snapshot = replace(published.snapshot, note=note)
-
-    def _end_if_nothing_is_left(self) -> None:
-        if self._standing or any(published.is_wanted for published in self._published.values()):
-            return
-        states = {published.state for published in self._published.values()}
+    def _end(self, states: set[str]) -> None:
+        """Nothing is left to publish."""
         self._exit = ExitReason.SUPERSEDED if states == {"superseded"} else ExitReason.REFUSED
         self._end_link("nothing is published any more")
 
@@ -655,7 +347,7 @@ class Agent:
         if not isinstance(tunnels, dict) or not isinstance(requests, list):
             return
         for number, counts in tunnels.items():
-            published = self._by_number.get(int(number)) if str(number).isdecimal() else None
+            published = self.leases.by_number(int(number)) if str(number).isdecimal() else None
             if published is not None and isinstance(counts, list) and len(counts) == 3:
                 published.requests = int(counts[0])
         for entry in requests:
@@ -665,7 +357,7 @@ class Agent:
         if not isinstance(entry, list) or len(entry) != 5:
             return
         number, method, path, status, duration_ms = entry
-        published = self._by_number.get(number)
+        published = self.leases.by_number(number)
         if published is None:
             return
         seen = RequestSeen(published.route, str(method), str(path), int(status), float(duration_ms) / 1000)
@@ -675,7 +367,7 @@ class Agent:
     # -- visitors
 
     def opened(self, channel: Channel, number: int, connection_id: bytes, visitor: str) -> None:
-        published = self._by_number.get(number)
+        published = self.leases.by_number(number)
         if published is None:
             channel.reset(wire.NO_TUNNEL, "the agent does not publish this tunnel")
             return
@@ -736,8 +428,8 @@ class Agent:
             self._node,
             self._link_lamp(now),
             self._agent_lamp(now),
-            self._upstream_lamp(),
-            [_snapshot(published) for published in self._published.values()],
+            upstream_lamp([published.dialer for published in self.leases.published.values()]),
+            [snapshot_of(published) for published in self.leases.published.values()],
             self._requests,
         )
 
@@ -754,51 +446,20 @@ class Agent:
             return Lamp("agent", ok=False)
         return Lamp("agent", now - mux.probed_at < PROOF_LASTS_S, mux.probed_at, mux.peer_round_trip_s)
 
-    def _upstream_lamp(self) -> Lamp:
-        dialers = [published.dialer for published in self._published.values()]
-        failed = next((dialer for dialer in dialers if dialer.failure), None)
-        proven = [dialer for dialer in dialers if dialer.proven_at is not None]
-        oldest = min(proven, key=lambda dialer: dialer.proven_at or 0.0, default=None)
-        if failed is not None:
-            return Lamp("upstream", False, failed.proven_at, failed.round_trip_s, failed.failure)
-        if oldest is None:
-            return Lamp("upstream", ok=False)
-        return Lamp("upstream", len(proven) == len(dialers), oldest.proven_at, oldest.round_trip_s)
-
     def _say(self, event: AgentEvent) -> None:
         self._on_event(event)
 
 
-def _snapshot(published: Publication) -> TunnelSnapshot:
-    dialer = published.dialer
-    return replace(
-        published.snapshot,
-        state=published.state,
-        connections=dialer.open,
-        requests=published.requests,
-        bytes_in=dialer.bytes_in,
-        bytes_out=dialer.bytes_out,
-        certificate=published.certificate,
-    )
-
-
-def _said_of(route: Route) -> Message:
-    """What the node is told of a route, beside its name."""
-    return {"upstream": str(route.upstream), "options": {"proxy_protocol": route.proxy_protocol, **route.options}}
-
-
-def _changes(own: OwnCertificate) -> tuple[int, ...]:
-    """When the files were changed last; a file that is not there was never changed."""
-    return tuple(path.stat().st_mtime_ns if path.exists() else 0 for path in (own.chain, own.key))
-
-
-def _read(path: Path) -> str:
-    """Raises OSError or ValueError if the file is none that can be sent."""
-    with path.open("rb") as file:
-        content = file.read(CERTIFICATE_MAX_BYTES + 1)
-    if len(content) > CERTIFICATE_MAX_BYTES:
-        raise ValueError(f"{path} has more than {CERTIFICATE_MAX_BYTES} bytes")
-    return content.decode("ascii")
+def upstream_lamp(dialers: list[UpstreamDialer]) -> Lamp:
+    """One proof for all upstreams: the oldest, or what failed."""
+    failed = next((dialer for dialer in dialers if dialer.failure), None)
+    proven = [dialer for dialer in dialers if dialer.proven_at is not None]
+    oldest = min(proven, key=lambda dialer: dialer.proven_at or 0.0, default=None)
+    if failed is not None:
+        return Lamp("upstream", False, failed.proven_at, failed.round_trip_s, failed.failure)
+    if oldest is None:
+        return Lamp("upstream", ok=False)
+    return Lamp("upstream", len(proven) == len(dialers), oldest.proven_at, oldest.round_trip_s)
 
 
 def _is_literal(host: str) -> bool:

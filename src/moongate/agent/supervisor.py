@@ -389,13 +389,13 @@ class RulesAgent:
         before = routes_of(change.before) if change.before is not None else {}
         after = routes_of(change.after) if change.after is not None else {}
         for key in before.keys() - after.keys():
-            agent.drop_route(key)
-        return [agent.set_route(key, route) for key, route in after.items() if before.get(key) != route]
+            agent.leases.drop_route(key)
+        return [agent.leases.set_route(key, route) for key, route in after.items() if before.get(key) != route]
 
     def _set_routes(self, rule: Rule) -> None:
         if self._agent is not None:
             for key, route in routes_of(rule).items():
-                self._agent.set_route(key, route)
+                self._agent.leases.set_route(key, route)
 
     def _dial_node(self, port: int, transport: str, protocol: asyncio.BaseProtocol) -> Any:
         if self._agent is None:
@@ -420,19 +420,19 @@ class RulesAgent:
             key = f"asked:{self._asked}"
             try:
                 async with asyncio.timeout(ANSWER_S):
-                    ready = await agent.set_route(key, asked_port_route(port, transport))
+                    ready = await agent.leases.set_route(key, asked_port_route(port, transport))
                 if ready is None or ready.port is None:
                     raise TimeoutError
                 edit = self._book.allocated(ready.port, transport)
                 self._store.save(edit.book)
             except (TimeoutError, MoongateError) as error:
-                agent.drop_route(key)
+                agent.leases.drop_route(key)
                 return no_port(error)
             self._book = edit.book
             rule = cast(PortRule, edit.changes[0].after)
-            agent.rename_route(key, f"ports:{rule.key}")
+            agent.leases.rename_route(key, f"ports:{rule.key}")
             # Only now, with the port written down, is the node to keep it for good.
-            await asyncio.wait({agent.set_route(f"ports:{rule.key}", port_route(rule))}, timeout=ANSWER_S)
+            await asyncio.wait({agent.leases.set_route(f"ports:{rule.key}", port_route(rule))}, timeout=ANSWER_S)
             self._feed.publish("rule_changed", {"kind": "ports", "key": rule.key})
             return done(port=ready.port, message="new port allocated")
 
@@ -451,14 +451,14 @@ class RulesAgent:
             rule = cast(PortRule, edit.changes[0].before)
             key = f"ports:{rule.key}"
             links = self._links
-            await asyncio.wait({agent.drop_route(key)}, timeout=ANSWER_S)
+            await asyncio.wait({agent.leases.drop_route(key)}, timeout=ANSWER_S)
             try:
                 if not agent.is_connected or self._links != links:
                     raise RulesUnsaved("the link to the node was lost; the port may still be allocated")
                 self._store.save(edit.book)
             except RulesUnsaved as error:
                 # It stays ours: it is claimed again at once, or when the link is back.
-                agent.set_route(key, port_route(rule))
+                agent.leases.set_route(key, port_route(rule))
                 return failed(error.message)
             self._book = edit.book
             self._feed.publish("rule_changed", {"kind": "ports", "key": rule.key})
@@ -475,7 +475,7 @@ class RulesAgent:
     def _tunnels_of(self, rule: Rule) -> list[reports.TunnelSnapshot]:
         if self._agent is None:
             return []
-        return [shown for key in routes_of(rule) if (shown := self._agent.route_state(key)) is not None]
+        return [shown for key in routes_of(rule) if (shown := self._agent.leases.state_of(key)) is not None]
 
     def events(self) -> AsyncIterator[tuple[str, dict[str, Any]]]:
         """Tell what happens from now on."""
@@ -490,7 +490,7 @@ class RulesAgent:
                 async with self._writing:
                     await self._local_ports.open(self._book.portmaps, again=True)
             if self._agent is not None and any(site.ca for site in self._book.https.values()):
-                self._agent.send_changed_certificates()
+                self._agent.leases.send_changed_certificates()
 
     async def _watch_health(self) -> None:
         """While somebody listens, tell what has become reachable or has ceased to be."""

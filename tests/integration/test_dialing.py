@@ -16,7 +16,8 @@ from moongate.errors import ReachError, UpstreamRefused, UpstreamTimeout, Upstre
 from moongate.net import dialing
 from moongate.net.addresses import NodeAddress, Peer, make_join
 from moongate.net.certificates import Certificates
-from moongate.net.dialing import dial_tcp, node_context, resolve
+from moongate.net.dialing import connect_udp, dial_tcp, node_context, resolve
+from moongate.net.listening import bind_udp
 from testbed import free_port
 from testbed.doors import Answering, Door, open_door
 from testbed.pem import write_pair
@@ -279,3 +280,42 @@ async def test_without_a_fingerprint_only_the_systems_authorities_are_believed(h
 
 async def test_plain_loopback_needs_no_tls(home: Path) -> None:
     assert await node_context(replace(NodeAddress("127.0.0.1", 1), tls=False)) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+async def test_a_udp_socket_is_connected_and_sends_whole_datagrams(host: str) -> None:
+    (service,) = await bind_udp("127.0.0.1", 0)
+    with service, await connect_udp(host, service.getsockname()[1], timeout_s=5) as sock:
+        sock.send(b"")
+        sock.send(b"hello")
+        assert [service.recv(100), service.recv(100)] == [b"", b"hello"]
+
+
+async def test_a_name_without_an_address_has_no_udp_either() -> None:
+    with pytest.raises(UpstreamUnresolved, match=r"nowhere\.invalid has no address"):
+        await connect_udp("nowhere.invalid", 53, timeout_s=10)
+
+
+async def test_a_name_that_is_not_found_out_in_time_is_a_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def slow(host: str, port: int) -> list[dialing.Address]:
+        await asyncio.sleep(60)
+        return []
+
+    monkeypatch.setattr(dialing, "resolve", slow)
+    with pytest.raises(UpstreamTimeout, match="the address of db was not found within"):
+        await connect_udp("db", 53, timeout_s=0.01)
+
+
+async def test_the_next_address_is_taken_when_there_is_no_way_to_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def two(host: str, port: int) -> list[dialing.Address]:
+        # Nobody may send to everybody without asking for it (SO_BROADCAST): a refusal that needs no network.
+        return [(socket.AF_INET, "255.255.255.255"), (socket.AF_INET, "127.0.0.1")]
+
+    monkeypatch.setattr(dialing, "resolve", two)
+    with await connect_udp("db", 53, timeout_s=5) as sock:
+        assert sock.getpeername() == ("127.0.0.1", 53)
+
+
+async def test_a_host_to_which_there_is_no_way_is_told() -> None:
+    with pytest.raises(UpstreamRefused, match=r"255\.255\.255\.255:53 cannot be reached"):
+        await connect_udp("255.255.255.255", 53, timeout_s=5)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from moongate.errors import ReachError
+from moongate.net.addresses import host_port
 from moongate.net.dialing import connect_udp
 
 RESOLVE_TIMEOUT_S: Final = 10.0
@@ -26,7 +27,7 @@ class UpstreamSocket(asyncio.DatagramProtocol):
         self._transport: asyncio.BaseTransport | None = None
         self._socket: socket.socket | None = None
         self._is_closed = False
-        self._where = f"{host}:{port}"
+        self._where = host_port(host, port)
         self._early: deque[bytes] = deque(maxlen=EARLY_DATAGRAMS)
         self._dialing = asyncio.get_running_loop().create_task(self._dial(host, port))
 

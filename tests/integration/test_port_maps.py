@@ -347,3 +347,17 @@ async def test_a_local_program_that_leaves_while_the_host_is_dialled_leaves_noth
         writer.transport.abort()
         bed.maps.close_all()
         await until_async(lambda: not bed.maps.visitors)
+
+
+async def test_a_source_that_the_node_has_forgotten_is_no_failure(house: House) -> None:
+    async with udp_service() as service:
+        agent = await house.agent(udp_route(service.port))
+        async with maps_of(agent) as bed:
+            local = await bed.udp(Target(agent.port()))
+            with udp_visitor(local) as visitor:
+                await visitor.ask(b"one")
+                (session,) = house.node._edge.visitors
+                session.check(time.monotonic() + datagrams.IDLE_S + 1)
+                await until_async(lambda: bed.maps.connections(local) == 0)
+                assert await visitor.ask(b"two") == b"two"
+            assert bed.failures == []

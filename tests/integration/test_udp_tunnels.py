@@ -17,8 +17,9 @@ from moongate.relay import datagrams
 from moongate.relay.channels import Mux
 from moongate.wire import tunnel as wire
 from testbed import free_port, until_async
-from testbed.datagrams import udp_service, udp_visitor
+from testbed.datagrams import UdpService, udp_service, udp_visitor
 from testbed.house import House, open_house, serving, tcp_route, udp_route
+from testbed.rules import published
 
 
 @pytest.fixture
@@ -294,3 +295,46 @@ async def test_a_port_on_every_address_serves_both_families(home: Path, address:
                     (session,) = sessions_of(house)
                     assert session._peer.address == address
         assert service.received == [address.encode()]
+
+
+async def test_a_source_that_keeps_sending_follows_a_changed_rule(home: Path) -> None:
+    async with (
+        published(home) as (house, agent),
+        udp_service(lambda data: b"old") as old,
+        udp_service(lambda data: b"new") as new,
+    ):
+        port = (await agent.ask("GET", "ports/allocate?transport=udp"))["port"]
+
+        async def forward(service: UdpService, *firewall: dict[str, object]) -> None:
+            rule = {"port": port, "transport": "udp", "destination": "127.0.0.1", "dstPort": service.port}
+            answer = await agent.ask("POST", "traffic/update", {"ports": [rule | {"firewall": firewall}]})
+            assert answer["status"], answer
+
+        await forward(old)
+        with udp_visitor(port) as visitor:
+            assert await visitor.ask(b"?") == b"old"
+            before = sessions_of(house)
+            await forward(old, {"sequence": 1, "action": "drop", "network": "192.0.2.1"})
+            before[0].check(time.monotonic())
+            assert await visitor.ask(b"?") == b"old"
+            assert sessions_of(house) == before  # the change does not concern it
+            await forward(new)
+            before[0].check(time.monotonic())
+            assert await visitor.ask(b"?") == b"new"
+            await forward(new, {"sequence": 1, "action": "drop", "network": "127.0.0.1"})
+            sessions_of(house)[0].check(time.monotonic())
+            assert sessions_of(house) == []
+            visitor.send(b"?")
+            await until_async(lambda: house.node._metrics.shut_out >= 2)
+        assert len(new.received) == 1
+
+
+async def test_a_port_without_a_service_makes_one_session_of_many_datagrams(home: Path) -> None:
+    async with published(home) as (house, agent):
+        port = (await agent.ask("GET", "ports/allocate?transport=udp"))["port"]
+        with udp_visitor(port) as visitor:
+            (tunnel,) = house.node._routes.tunnels()
+            for _ in range(20):
+                visitor.send(b"anybody")
+            await until_async(lambda: tunnel.bytes_in == 20 * len(b"anybody") and not sessions_of(house))
+            assert tunnel.request_count == 1

@@ -20,6 +20,7 @@ from moongate.relay.channels import Channel, ChannelReset
 from moongate.relay.datagrams import IDLE_S, DatagramEnd, DatagramPort, Session, Source
 from moongate.relay.pump import Half, join
 from moongate.relay.turns import collect_writes
+from moongate.wire.tunnel import CANCELLED
 
 BIND: Final = "127.0.0.1"
 DIAL_TIMEOUT_S: Final = 10.0
@@ -221,10 +222,15 @@ class _Upstream(Half):
         self._failed = failed
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if isinstance(exc, ChannelReset) and not self.bytes_received:
+        if _is_failure(exc) and not self.bytes_received:
             self._failed(str(exc))
         super().connection_lost(exc)
         self.other = None
+
+
+def _is_failure(exc: Exception | None) -> bool:
+    """Whether a channel ended by anything else than the other side's leaving."""
+    return isinstance(exc, ChannelReset) and exc.code != CANCELLED
 
 
 class _UdpMap:
@@ -308,7 +314,7 @@ class _MapSession:
         self._send(data)
 
     def _lost(self, exc: Exception | None) -> None:
-        if exc is not None:
+        if _is_failure(exc):
             self._failed(str(exc))
         self.end("the node ended it")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class UdpVisitor:
     """One source of datagrams, joined to a channel; its answers go where `send` sends them."""
 
-    __slots__ = ("_channel", "_edge", "_heard_at", "_over", "_peer", "_record", "_send", "_tunnel")
+    __slots__ = ("_channel", "_edge", "_heard_at", "_options", "_over", "_peer", "_record", "_send", "_tunnel")
 
     def __init__(
         self, edge: "Edge", tunnel: "Tunnel", peer: Peer, send: Callable[[bytes], object], over: Callable[[], None]
@@ -34,6 +34,7 @@ class UdpVisitor:
         self._send = send
         self._over = over
         self._heard_at = edge.now()
+        self._options = tunnel.options  # as they were when this source was let in
         self._record: ConnectionRecord
         self._channel: Channel
 
@@ -98,8 +99,21 @@ class UdpVisitor:
         return True  # nothing in UDP tells that something is under way
 
     def check(self, now: float) -> None:
+        tunnel = self._tunnel
         if now - self._heard_at >= IDLE_S:
             self.end("idle")
+        elif tunnel is not None:
+            self._judge_again(tunnel)
+
+    def _judge_again(self, tunnel: "Tunnel") -> None:
+        # A connection under a changed rule finishes on the old one; a source that keeps sending would never finish.
+        if tunnel.options is not self._options:
+            self._options = tunnel.options
+            if self._edge.shuts_out(tunnel, self._peer.address):
+                self.end("firewall changed")
+                return
+        if tunnel.upstream != self._record.target_address:
+            self.end("upstream changed")
 
     def end(self, reason: str) -> None:
         self._leave(reason)

@@ -1,7 +1,6 @@
 """An agent that stays: its rules through a node, its session, and what outlives what."""
 
 import asyncio
-import errno
 import json
 import os
 import time
@@ -176,12 +175,10 @@ async def test_rules_are_there_again_after_the_agent_was_killed(home: Path, hous
                 assert await visitor.reader.readexactly(4) == b"ping"
 
 
-async def test_a_full_disk_changes_nothing(agent: RulesAgent, house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+async def test_a_full_disk_changes_nothing(home: Path, agent: RulesAgent, house: House) -> None:
     local = free_port()
-    monkeypatch.setattr(os, "fsync", full)
+    # Where the new file would be written, nothing can be: this device is always full.
+    (home / "agent" / f".rules.json.{os.getpid()}").symlink_to("/dev/full")
     told = await agent.create(
         site("a-b.localhost", 1) | {"portmaps": [{"port": local, "dstPort": 1, "destination": "127.0.0.1"}]}
     )

@@ -4,6 +4,7 @@ Pure: a RuleBook takes a request and returns what came of each item and the book
 listening and asking the node are left to agent.supervisor.
 """
 
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -281,6 +282,11 @@ def _items(request: Members, kind: Kind, results: list[Result]) -> list[Any]:
 def _object(item: object, where: str) -> Members:
     if not isinstance(item, dict):
         raise RuleInvalid(f"{where} must be an object")
+    try:
+        json.dumps(item, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        # Half of a surrogate pair, for one, which JSON can say and no file can hold.
+        raise RuleInvalid(f"{where} holds what cannot be written down") from None
     return item
 
 

@@ -115,6 +115,8 @@ def test_a_port_map_exists_once() -> None:
         ({"https": {}}, "https must be an array"),
         ({"ports": ["x"]}, "ports[0] must be an object"),
         ({"portmaps": [None]}, "portmaps[0] must be an object"),
+        ({"https": [{"domain": "a.test", "tls": 1, "note": "\ud800"}]}, "https[0] holds what cannot be written down"),
+        ({"https": [{"domain": "a.test", "tls": 1, "note": 10**5000}]}, "https[0] holds what cannot be written down"),
     ],
 )
 def test_what_is_no_list_of_objects_is_refused(request_: dict[str, Any], reason: str) -> None:

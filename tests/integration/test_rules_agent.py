@@ -508,6 +508,22 @@ async def test_what_happens_is_told_to_whoever_listens(house: House, agent: Rule
     assert (await next_name())[0] == "tunnel_up"
 
 
+async def test_a_service_that_goes_down_is_told_to_whoever_listens(
+    agent: RulesAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard = agent.events()
+    async with serving(echo) as port:
+        await done(agent.create(site("shop.localhost", port)))
+        assert await anext(heard) == ("rule_changed", {"kind": "https", "key": "shop.localhost"})
+        monkeypatch.setattr(supervisor, "HEALTH_WATCH_S", 0.05)
+        agent._health_due.set()
+        await until_async(lambda: agent._health._known)
+    async with asyncio.timeout(5):
+        name, service = await anext(heard)
+    assert (name, service["available"]) == ("health_changed", False)
+    assert service["http"]["domain"] == "shop.localhost"
+
+
 async def test_a_thousand_rules_are_created_in_two_seconds_and_checked_in_five(house: House, agent: RulesAgent) -> None:
     async with serving(echo) as up:
         dead = free_port()

@@ -16,7 +16,6 @@ from moongate.agent import reports
 from moongate.agent.envelopes import (
     VERSION,
     Envelope,
-    certificate,
     done,
     failed,
     machine,
@@ -89,6 +88,7 @@ class RulesAgent:
         self._local_ports = LocalPorts(self._dial_node)
         self._noted: dict[str, str] = {}  # what was last logged of each name
         self._health = Health()
+        self._health_due = asyncio.Event()
         self._feed = Feed()
         self._tasks = TaskSet("rules")
         self._writing = asyncio.Lock()
@@ -268,7 +268,7 @@ class RulesAgent:
                 log.debug("upstream failed", name=route.wanted, reason=message)
             case reports.CertificateTold(route=route, status=status):
                 log.info("certificate", name=route.wanted, state=status.state, reason=status.message)
-                self._feed.publish("health_changed", {"domain": route.wanted, "certificate": certificate(status)})
+                self._health_due.set()
             case _:
                 pass
 
@@ -493,18 +493,21 @@ class RulesAgent:
                 self._agent.leases.send_changed_certificates()
 
     async def _watch_health(self) -> None:
-        """While somebody listens, tell what has become reachable or has ceased to be."""
-        before: dict[str, bool] = {}
+        """While somebody listens, tell what has become reachable or has ceased to be, and how certificates go."""
+        before: dict[str, Any] = {}
         while True:
-            await asyncio.sleep(HEALTH_WATCH_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEALTH_WATCH_S):
+                    await self._health_due.wait()
+            self._health_due.clear()
             if not self._feed.has_listeners:
                 before = {}
                 continue
-            services = (await self.health())["services"]
-            now = {one["flow"]: one["available"] for one in services}
-            for one in services:
-                if before.get(one["flow"], one["available"]) != one["available"]:
-                    self._feed.publish("health_changed", one)
+            services = {one["flow"]: one for one in (await self.health())["services"]}
+            now = {flow: (one["available"], one.get("certificate")) for flow, one in services.items()}
+            for flow, seen in now.items():
+                if before.get(flow, seen) != seen:
+                    self._feed.publish("health_changed", services[flow])
             before = now
 
 

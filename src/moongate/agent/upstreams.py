@@ -4,6 +4,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
+from functools import cache
 from ipaddress import ip_address
 from typing import Final, TypeVar
 
@@ -98,12 +99,12 @@ class UpstreamDialer:
 
     def answer(self, channel: Channel, on_failure: Callable[[str], None]) -> None:
         """Serve the visitor at the other end of a channel."""
+        if self.route.upstream.scheme == NOTHING:
+            self.refuse(channel)
+            return
         self.open += 1
         if self.route.upstream.scheme == "udp":
             _DatagramVisit(self, channel, on_failure)
-            return
-        if self.route.upstream.scheme == NOTHING:
-            self._refuse(channel)
             return
         if self._folder is not None or self.route.upstream.base:
             self._serve_site(channel, self._folder, on_failure)
@@ -120,8 +121,8 @@ class UpstreamDialer:
             self._sites = Sites()
         return self._sites
 
-    def _refuse(self, channel: Channel) -> None:
-        self.open -= 1
+    def refuse(self, channel: Channel) -> None:
+        """Turn a visitor away: nothing is published here."""
         if self.route.kind == "udp":
             # At once, it would be told for every datagram; so for a while they are only dropped.
             channel.set_protocol(DatagramEnd(_drop, _drop))
@@ -298,11 +299,18 @@ class _DatagramVisit:
 
 
 def _tls_of(route: Route) -> ssl.SSLContext | None:
-    if route.upstream.scheme != "https":
+    upstream = route.upstream
+    if upstream.scheme != "https":
         return None
+    # On this very machine a certificate proves nothing that the kernel does not.
+    return _context(verified=not (upstream.insecure or _is_loopback(upstream.host)))
+
+
+@cache
+def _context(*, verified: bool) -> ssl.SSLContext:
+    """One for all upstreams: each would hold the certificates of every authority of the system."""
     context = ssl.create_default_context()
-    if route.upstream.insecure or _is_loopback(route.upstream.host):
-        # On this very machine a certificate proves nothing that the kernel does not.
+    if not verified:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return context

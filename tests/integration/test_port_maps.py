@@ -20,6 +20,8 @@ from testbed import free_port, until_async
 from testbed.datagrams import udp_service, udp_visitor
 from testbed.house import House, RunningAgent, open_house, serving, tcp_route, udp_route
 
+# Their datagram transports differ.
+pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
 BULK = hashlib.shake_128(b"bulk").digest(12_000_000)
 
 

@@ -21,6 +21,9 @@ from testbed.datagrams import UdpService, udp_service, udp_visitor
 from testbed.house import House, open_house, serving, tcp_route, udp_route
 from testbed.rules import published
 
+# Their datagram transports differ.
+pytestmark = pytest.mark.asyncio(loop_factories=["asyncio", "uvloop"])
+
 
 @pytest.fixture
 async def house(home: Path) -> AsyncIterator[House]:

@@ -372,7 +372,7 @@ class Agent:
             channel.reset(wire.NO_TUNNEL, "the agent does not publish this tunnel")
             return
         if published.route.upstream.scheme == NOTHING:
-            channel.reset(wire.UPSTREAM_REFUSED, "nothing is published here now")
+            published.dialer.refuse(channel)
             return
         published.dialer.answer(channel, lambda reason: self._say(UpstreamFailed(published.route, reason)))
 

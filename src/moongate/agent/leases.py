@@ -6,7 +6,7 @@ Kept over every loss of the link. Making links, and the visitors on them, are ag
 import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final
+from typing import Final, cast
 
 from moongate.agent.dialing import refusal
 from moongate.agent.publications import Answer, Publication, Question
@@ -368,10 +368,10 @@ class Leases:
         self._certificate_told(published, status)
 
     def _taken(self, message: Message, *, superseded: bool) -> None:
-        number = message.get("tunnel")
-        published = self._by_number.pop(number, None) if isinstance(number, int) else None
+        published = self.by_number(message.get("tunnel"))
         if published is None or message.get("generation") != published.generation:
             return  # about a lease that we no longer have
+        self._by_number.pop(cast(int, published.number))
         text = str(message.get("message", ""))
         self._lose(published, "superseded" if superseded else "closed", text)
         self._say(SupersededBy(published.route, text) if superseded else ClosedBy(published.route, text))

@@ -28,15 +28,17 @@ async def test_schemathesis_finds_nothing_in_the_agents_api(tmp_path: Path) -> N
     await api.start()
     arguments = [f"{api.url}{PREFIX}/openapi.json", "--checks", "all", "--exclude-checks", NOT_HERE]
     arguments += ["--max-examples", str(EXAMPLES), "--max-time", str(TIME_S), "--seed", "1", "--no-color"]
-    process = await asyncio.create_subprocess_exec(
-        Path(sys.executable).with_name("schemathesis"),
-        "run",
-        *arguments,
-        cwd=tmp_path,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    output, _ = await process.communicate()
-    await api.aclose()
+    try:
+        process = await asyncio.create_subprocess_exec(
+            Path(sys.executable).with_name("schemathesis"),
+            "run",
+            *arguments,
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+    finally:
+        await api.aclose()
     assert process.returncode == 0, output.decode()
     assert b"No issues found" in output

@@ -228,10 +228,12 @@ async def test_a_token_is_shown_where_one_is_asked_for(
     await api.start()
     (tmp_path / "token").write_text("only-for-this-test\n")
     words = ["agent", "info", "--api-port", str(api.port)]
-    assert await asyncio.to_thread(run, words) == Exit.REFUSED
-    assert "--api-token-file" in capsys.readouterr().err
-    assert await asyncio.to_thread(run, [*words, "--api-token-file", str(tmp_path / "token")]) == Exit.OK
-    await api.aclose()
+    try:
+        assert await asyncio.to_thread(run, words) == Exit.REFUSED
+        assert "--api-token-file" in capsys.readouterr().err
+        assert await asyncio.to_thread(run, [*words, "--api-token-file", str(tmp_path / "token")]) == Exit.OK
+    finally:
+        await api.aclose()
 
 
 async def test_without_an_agent_the_remedy_is_said(

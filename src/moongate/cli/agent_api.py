@@ -349,6 +349,8 @@ def show_info(manner: Manner) -> Exit:
         ("local API", api.base),
         ("last error", str(info.get("lastError") or "-")),
     ]
+    if info.get("rulesKeptAside"):
+        lines.append(("unreadable", f"the rules; they are kept in {info['rulesKeptAside']}"))
     for name, value in lines:
         print(f"{name:<12}{neutralise(value)}")
     return connected

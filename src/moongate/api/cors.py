@@ -14,9 +14,10 @@ PREFLIGHT_AGE_S = 600
 class Cors:
     """Answers preflights, and marks answers to allowed origins, below one path."""
 
-    def __init__(self, origins: Iterable[str], prefix: str = "/api/") -> None:
+    def __init__(self, origins: Iterable[str], prefix: str = "/api/", methods: str = METHODS) -> None:
         self._origins = {origin.rstrip("/").encode() for origin in origins}
         self._prefix = prefix
+        self._methods = methods
 
     def headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         """Return the headers that the answer to this request gets."""
@@ -40,7 +41,7 @@ class Cors:
         return Response(
             status_code=204,
             headers={
-                "Access-Control-Allow-Methods": METHODS,
+                "Access-Control-Allow-Methods": self._methods,
                 "Access-Control-Allow-Headers": ALLOWED_HEADERS,
                 "Access-Control-Max-Age": str(PREFLIGHT_AGE_S),
             },

@@ -6,9 +6,10 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from moongate.api.agent import endpoints, events
-from moongate.api.agent.envelopes import handle_failures
+from moongate.api.agent.envelopes import METHODS, handle_failures
 from moongate.api.agent.guard import Guard, Policy
 from moongate.api.agent.parts import LocalParts
+from moongate.api.cors import Cors
 
 TEXT = """What an agent publishes and how it fares, for programs on its own machine.
 
@@ -20,7 +21,8 @@ def create_agent_app(parts: LocalParts) -> FastAPI:
     """Make the application of one agent from its parts."""
     app = _routed(parts.version)
     app.state.parts = parts
-    app.add_middleware(Guard, policy=Policy(parts.hosts, parts.origins, parts.token))
+    policy = Policy(parts.hosts, parts.origins, parts.token)
+    app.add_middleware(Guard, policy=policy, cors=Cors(parts.origins, methods=", ".join(METHODS)))
     return app
 
 

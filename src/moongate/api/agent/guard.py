@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from moongate.api.agent.envelopes import failure
 from moongate.api.agent.requests import BODY_MAX_BYTES
+from moongate.api.cors import Cors
 from moongate.api.hosts import without_port
 from moongate.api.middleware import CLOSE, Exchange
 from moongate.telemetry import get_logger
@@ -42,12 +43,15 @@ class Policy:
         self._origins = {origin.lower().rstrip("/") for origin in origins}
         self._token = token.get_secret_value().encode() if token is not None else None
 
-    def refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> Refusal | None:
+    def refusal(self, headers: Iterable[tuple[bytes, bytes]], *, with_token: bool = True) -> Refusal | None:
         """Return why this request is refused, None when it is not."""
         given: dict[bytes, list[str]] = {}
         for name, value in headers:
             given.setdefault(name, []).append(value.decode("latin-1").strip())
-        return self._judge_host(given) or self._judge_page(given) or self._judge_token(given) or self._judge_size(given)
+        refused = self._judge_host(given) or self._judge_page(given)
+        if refused is None and with_token:
+            refused = self._judge_token(given)
+        return refused or self._judge_size(given)
 
     def _judge_host(self, given: dict[bytes, list[str]]) -> Refusal | None:
         hosts = given.get(b"host", [])
@@ -84,20 +88,14 @@ class Policy:
             return Refusal(413, f"the body is larger than {BODY_MAX_BYTES} bytes", CLOSE)
         return None
 
-    def cors(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Return the headers that let a page of a known origin read the answer (Fetch standard, "CORS protocol")."""
-        origin = next((value for name, value in headers if name == b"origin"), None)
-        if origin is None or origin.decode("latin-1").strip().lower() not in self._origins:
-            return []
-        return [(b"vary", b"Origin"), (b"access-control-allow-origin", origin)]
-
 
 class Guard:
     """The outermost layer: judges each request, gives it an id and a line in the log, and answers what breaks."""
 
-    def __init__(self, app: ASGIApp, policy: Policy) -> None:
+    def __init__(self, app: ASGIApp, policy: Policy, cors: Cors) -> None:
         self._app = app
         self._policy = policy
+        self._cors = cors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -105,7 +103,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         scope = {**scope, "path": _without_slash(scope["path"])}
-        extra = self._policy.cors(scope["headers"])
+        extra = self._cors.headers(scope)
         exchange = Exchange(scope, receive, send, extra, body_max_bytes=BODY_MAX_BYTES, head_is_get=False)
         with structlog.contextvars.bound_contextvars(request_id=exchange.id):
             await self._answer(exchange)
@@ -113,8 +111,7 @@ class Guard:
 
     async def _answer(self, exchange: Exchange) -> None:
         try:
-            refused = self._policy.refusal(exchange.scope["headers"])
-            app = self._app if refused is None else failure(refused.status, refused.message, refused.headers)
+            app = self._refusal(exchange.scope) or self._app
             await app(exchange.scope, exchange.receive, exchange.send)
         except Exception:
             log.exception("request failed", path=exchange.scope["path"])
@@ -124,6 +121,15 @@ class Guard:
             await failure(500, f"internal error (request {exchange.id})")(
                 exchange.scope, exchange.receive, exchange.send
             )
+
+    def _refusal(self, scope: Scope) -> ASGIApp | None:
+        """Return the answer to a request that the application is not to see."""
+        # Browsers show no token when they ask whether they may (Fetch standard, "CORS-preflight fetch").
+        preflight = self._cors.preflight(scope)
+        refused = self._policy.refusal(scope["headers"], with_token=preflight is None)
+        if refused is not None:
+            return failure(refused.status, refused.message, refused.headers)
+        return preflight
 
 
 def _without_slash(path: str) -> str:

@@ -74,11 +74,23 @@ def test_a_page_that_was_allowed_may_call_and_read() -> None:
     assert verdict(("Host", "localhost"), known, ("Sec-Fetch-Site", "same-site"), policy=policy) is None
     assert verdict(("Host", "localhost"), known, ("Origin", "http://x.example"), policy=policy) == 403
     assert verdict(("Host", "localhost"), ("Origin", "http://localhost:3001"), policy=policy) == 403
-    assert policy.cors([(b"origin", b"http://localhost:3000")])[1] == (
-        b"access-control-allow-origin",
-        b"http://localhost:3000",
-    )
-    assert policy.cors([(b"origin", b"http://x.example")]) == []
+
+
+async def test_a_page_that_was_allowed_may_ask_first_and_read_the_answer() -> None:
+    origin = "http://localhost:3000"
+    asking = {"Origin": origin, "Access-Control-Request-Method": "PATCH"}
+    async with client_of(MemoryAgent(), origins=(origin,), token=SecretStr(TOKEN)) as client:
+        # A browser asks without the token.
+        asked = await client.request("OPTIONS", f"{PREFIX}/traffic/update", headers=asking)
+        assert asked.status_code == 204
+        assert "PATCH" in asked.headers["access-control-allow-methods"]
+        assert asked.headers["access-control-allow-origin"] == origin
+        refused = await client.request("OPTIONS", INFO, headers={**asking, "Origin": "http://x.example"})
+        assert refused.status_code == 403
+        assert "access-control-allow-origin" not in refused.headers
+        answer = await client.get(INFO, headers={"Origin": origin, "Authorization": f"Bearer {TOKEN}"})
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (200, origin)
+        assert (await client.get(INFO, headers={"Origin": origin})).status_code == 401
 
 
 @pytest.mark.parametrize(

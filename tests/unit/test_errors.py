@@ -53,5 +53,8 @@ def test_the_page_lists_every_answer_that_the_edge_gives_by_itself() -> None:
         for source in sources
         for pair in re.findall(r'\b([345]\d\d), "((?:agent|http|limit|tunnel|upstream)\.[a-z_]+)"', source)
     }
+    # What asks visitors who they are is answered 401, whatever it asks for.
+    asked = {code for source in sources for code in re.findall(r'"((?:credentials|password)\.[a-z]+)"', source)}
+    given |= {("401", code) for code in asked}
     assert len(given) > 8
     assert given == set(VISITORS_ROW.findall(PAGE))

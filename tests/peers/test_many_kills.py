@@ -1,9 +1,11 @@
 """Node, link and agent are killed at random, again and again; every rule survives, and works again each time."""
 
+import itertools
 import json
 import random
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,7 @@ KILLS = 50
 # A machine that also does other things may take its time; the goal is a few seconds.
 BACK_S = 40.0
 SITES = 5
+WRITTEN_KILLS = 10
 PREFIX = "/api/client/v1.0"
 
 
@@ -137,3 +140,24 @@ def test_fifty_random_kills_leave_every_rule_intact(site: Site, machine: tuple[M
             kind: kept[kind] for kind in ("https", "ports", "portmaps")
         }
         assert [port["port"] for port in agent.ask("ports/list")] == sorted(ports)
+
+
+def test_an_agent_that_is_killed_while_it_writes_has_every_rule_that_it_said_it_had(
+    machine: tuple[Machine, Relay],
+) -> None:
+    agent, _ = machine
+    chance = random.Random(22000)
+    told: set[str] = set()
+    for kill in range(WRITTEN_KILLS):
+        over = threading.Timer(chance.uniform(0.05, 0.5), agent.program.process.kill)
+        over.start()
+        with suppress(httpx.HTTPError):
+            for number in itertools.count():
+                domain = f"site-{kill}-{number}.localhost"
+                if agent.ask("traffic/create", "POST", {"https": [{"domain": domain, "webRoot": "/srv"}]})["status"]:
+                    told.add(domain)
+        over.join()
+        agent.kill()
+        assert told <= {site["domain"] for site in agent.ask("config")["https"]}
+    assert told
+    assert list(agent.rules.parent.glob("*.corrupt-*")) == []

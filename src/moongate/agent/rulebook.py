@@ -99,18 +99,31 @@ class RuleBook:
         Raises:
             RuleInvalid: If a rule in it cannot be one.
         """
-        book = cls(forbidden=forbidden)
+        book, problems = cls.salvage(members, forbidden)
+        if problems:
+            raise RuleInvalid(problems[0])
+        return book
+
+    @classmethod
+    def salvage(cls, members: Members, forbidden: Path | None = None) -> "tuple[RuleBook, list[str]]":
+        """Read what can be read of a book, and say what cannot: the other rules are not to suffer for it."""
+        book, problems = cls(forbidden=forbidden), list[str]()
         for kind in KINDS:
             kept = members.get(kind) or []
             if not isinstance(kept, list):
-                raise RuleInvalid(f"{kind} must be an array")
+                problems.append(f"{kind} must be an array")
+                continue
             rules: dict[str, Any] = book._of(kind)
             for index, item in enumerate(kept):
-                rule = book._read(kind, _object(item, f"{kind}[{index}]"))
-                if rule.key in rules:
-                    raise RuleInvalid(f"{kind} {rule.key} is there twice")
-                rules[rule.key] = rule
-        return book
+                try:
+                    rule = book._read(kind, _object(item, f"{kind}[{index}]"))
+                    if rule.key in rules:
+                        raise RuleInvalid(f"{kind} {rule.key} is there twice")
+                except RuleInvalid as error:
+                    problems.append(Result(kind, _key_shown(kind, item, index), error.message).sentence())
+                else:
+                    rules[rule.key] = rule
+        return book, problems
 
     def rules(self) -> list[Rule]:
         """Return every rule."""

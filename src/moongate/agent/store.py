@@ -10,7 +10,7 @@ from typing import Any, Final
 import structlog
 
 from moongate.agent.rulebook import RuleBook
-from moongate.errors import RuleInvalid, RulesLocked, RulesUnsaved
+from moongate.errors import RulesLocked, RulesUnsaved
 
 log = structlog.get_logger(__name__)
 
@@ -18,6 +18,8 @@ FILE_NAME: Final = "rules.json"
 LOCK_NAME: Final = "agent.lock"
 FORM: Final = 1
 PRIVATE: Final = 0o600
+# So many wrong rules are named in the log.
+TOLD: Final = 10
 MAX_BYTES: Final = 256 * 1024 * 1024
 
 
@@ -57,7 +59,7 @@ class RuleStore:
         os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
 
     def load(self) -> RuleBook:
-        """Return the rules; a file that cannot be understood is kept aside, and the book is empty then.
+        """Return the rules; what cannot be understood is left out, and the file kept aside then.
 
         Raises:
             RulesUnsaved: If the file cannot be read, or not be put aside: nothing is overwritten.
@@ -71,11 +73,14 @@ class RuleStore:
             raise RulesUnsaved(f"cannot read {self.path}: {_reason(error)}") from None
         try:
             members = _parse(text)
-            book = RuleBook.read(members, self.home)
-        except (ValueError, RecursionError, RuleInvalid) as error:
-            self._put_aside(getattr(error, "message", "") or str(error))
+        except (ValueError, RecursionError) as error:
+            self._put_aside(str(error))
             return RuleBook(forbidden=self.home)
+        book, problems = RuleBook.salvage(members, self.home)
         self._foreign = {name: value for name, value in members.items() if name not in book.members()}
+        if problems:
+            self._put_aside("; ".join(problems[:TOLD]))
+            self.save(book)
         return book
 
     def save(self, book: RuleBook) -> None:

@@ -38,7 +38,8 @@ def test_a_second_agent_is_told_who_has_the_rules(home: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "\xff", '{"form": 2}', '{"https": [{"domain": "a b"}]}', '{"https": 7}', "[" * 100_000]
+    "text",
+    ["", "{", "[]", "\xff", '{"form": 2}', '{"https": [{"domain": "a b"}]}', '{"https": 7}', "[" * 100_000, "[1"],
 )
 def test_a_damaged_file_is_kept_aside_and_not_overwritten(home: Path, text: str) -> None:
     (home / "rules.json").write_bytes(text.encode("latin-1"))
@@ -48,6 +49,18 @@ def test_a_damaged_file_is_kept_aside_and_not_overwritten(home: Path, text: str)
     assert store.kept_aside.name.startswith("rules.json.corrupt-")
     store.save(RuleBook())
     assert store.kept_aside.read_bytes() == text.encode("latin-1")
+    store.close()
+
+
+def test_one_wrong_rule_does_not_take_the_others_with_it(home: Path) -> None:
+    kept = {"https": [{"domain": "b.test", "webRoot": str(home)}, SITE], "portmaps": 7, "note": "mine"}
+    (home / "rules.json").write_text(json.dumps(kept))
+    store = RuleStore(home)
+    assert store.load().members()["https"] == [SITE]
+    assert store.kept_aside is not None
+    assert json.loads(store.kept_aside.read_text()) == kept
+    now = json.loads((home / "rules.json").read_text())
+    assert (now["https"], now["note"]) == ([SITE], "mine")
     store.close()
 
 

@@ -58,16 +58,17 @@ class ChannelEnd(Half):
             self.bytes_received += len(data)
             self._waiting.append(data)
 
-    def attach(self, upstream: Half, greeting: bytes) -> None:
-        """The upstream is connected: greet it and hand over what waited."""
+    def attach(self, upstream: "UpstreamEnd", greeting: bytes) -> None:
+        """The upstream is connected: greet it and hand over what waited, on either side."""
         waiting, self._waiting = self._waiting or [], None
         join(self, upstream)
         if greeting:
             waiting.insert(0, greeting)
-        if waiting:
+        if waiting and not upstream.lost:
             upstream.transport.write(b"".join(waiting))
         if self._eof_received:
             upstream.end_writing()
+        upstream.hand_over(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
@@ -75,6 +76,43 @@ class ChannelEnd(Half):
         on_lost, self.on_lost = self.on_lost, _nothing
         on_lost()
         self.other = None  # a pair that knew each other for ever would wait for the collector
+
+
+class UpstreamEnd(Half):
+    """The upstream's side of a pair. It may speak, and even leave, before whoever dials it hears of the connection."""
+
+    __slots__ = ("_early", "_left")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._early: list[bytes] = []
+        self._left: Exception | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.other is not None:
+            super().data_received(data)
+            return
+        self.bytes_received += len(data)
+        self._early.append(data)
+        self.hold()  # one piece is enough until there is somebody to read for
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._left = exc
+        super().connection_lost(exc)
+
+    def hand_over(self, visitor: Half) -> None:
+        """Say to the visitor what was said before the pair was made."""
+        early, self._early = self._early, []
+        # Before anything is written: a visitor that cannot take it has us hold again.
+        self.release()
+        if early:
+            visitor.transport.write(b"".join(early))
+        if self._left is not None:
+            visitor.transport.abort()
+        elif self.lost:
+            visitor.transport.close()
+        elif self._eof_received:
+            visitor.end_writing()
 
 
 class UpstreamDialer:
@@ -153,7 +191,7 @@ class UpstreamDialer:
 
     async def _connect(self, channel: Channel, end: ChannelEnd, on_failure: Callable[[str], None]) -> None:
         try:
-            upstream = await self._reach(channel, Half, on_failure, greet=False)
+            upstream = await self._reach(channel, UpstreamEnd, on_failure, greet=False)
         finally:
             self._dials.pop(channel, None)
         if upstream is None:

@@ -434,6 +434,23 @@ async def test_a_token_that_the_node_does_not_know_does_not_end_the_agent(home: 
         assert agent.is_alive
 
 
+async def test_a_fault_of_our_own_ends_no_agent(agent: RulesAgent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "FAULT_PAUSE_S", 0.01)
+    assert agent._agent is not None
+    dial = agent._agent._dialer.dial
+    faults: list[str] = []
+
+    async def fail_first(receiver: Any) -> Any:
+        if not faults:
+            faults.append("once")
+            raise ZeroDivisionError("a fault")
+        return await dial(receiver)
+
+    monkeypatch.setattr(agent._agent._dialer, "dial", fail_first)
+    await agent.restart(0)
+    await until_async(lambda: faults and agent.is_connected)
+
+
 async def test_all_rules_are_back_after_the_link_was_cut(house: House, agent: RulesAgent) -> None:
     async with serving(saying(b"one")) as port:
         for name in ("one", "two", "three"):

@@ -132,6 +132,10 @@ class Agent:
             await self._keep_linked()
         finally:
             self._state = "stopped"
+            if self._mux is not None:  # we were cancelled, or failed
+                self._mux.close()
+                self._mux = None
+                self.leases.unlinked()
             self._stopping.clear()
             self._nudge.clear()
             await self._tasks.aclose()

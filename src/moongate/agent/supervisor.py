@@ -48,6 +48,7 @@ ANSWER_S: Final = 10.0
 GOODBYE_S: Final = 2.0
 # How often files of certificates, and local ports that could not be opened, are looked at again.
 TEND_S: Final = 30.0
+FAULT_PAUSE_S: Final = 5.0
 HEALTH_WATCH_S: Final = 10.0
 NO_NODE: Final = "there is no node to connect to"
 NO_LINK: Final = "tunnel is not connected"
@@ -232,10 +233,23 @@ class RulesAgent:
     async def _run(self, agent: Agent, previous: asyncio.Task[Any] | None) -> None:
         if previous is not None:
             await asyncio.wait({previous})
-        await agent.run()
+        while not await self._ran(agent):
+            pass
         # Unless somebody stopped it, every attempt that there may be was made.
         if asyncio.current_task() is self._session:
             self._do(Event.SPENT)
+
+    async def _ran(self, agent: Agent) -> bool:
+        """Whether the session has come to an end of its own; a fault of ours is none, on a machine nobody looks at."""
+        try:
+            await agent.run()
+        except Exception as fault:
+            log.exception("the session failed; it is begun again")
+            self._last_error = f"internal: {fault}"
+            self._do(Event.LOST)
+            await asyncio.sleep(FAULT_PAUSE_S)
+            return False
+        return True
 
     async def _end_session(self) -> None:
         session, self._session = self._session, None

@@ -1,5 +1,6 @@
 """A second machine, as far as the network can tell: a network namespace with one link to us."""
 
+import itertools
 import os
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 import pytest
 
 from testbed import require_peer
+
+_SERIAL = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +50,10 @@ def neighbour() -> Iterator[Neighbour]:
     """Make a namespace with a link to us; without the right to, the test is skipped, or fails in CI as root."""
     if os.geteuid() != 0:
         pytest.skip("network namespaces are root's to make")
-    number = os.getpid() % 200 + 20
-    there = Neighbour(f"moongate-{os.getpid()}", f"10.213.{number}")
-    ours = f"mg{os.getpid()}"
+    # The kernel takes a namespace apart in its own time: the next one must not need the same names.
+    serial = next(_SERIAL)
+    there = Neighbour(f"moongate-{os.getpid()}-{serial}", f"10.213.{(os.getpid() + serial) % 200 + 20}")
+    ours = f"mg{os.getpid()}-{serial}"
     _ip("netns", "add", there.name)
     try:
         _ip("link", "add", ours, "type", "veth", "peer", "name", "uplink", "netns", there.name)

@@ -73,6 +73,13 @@ def site(name: str, port: int, **more: Any) -> dict[str, Any]:
     return {"https": [{"domain": name, "destination": "127.0.0.1", "port": port, **more}]}
 
 
+async def ready(agent: RulesAgent, name: str) -> None:
+    """Wait until the agent knows that the node has published this site."""
+    assert agent._agent is not None
+    leases = agent._agent.leases
+    await until_async(lambda: (shown := leases.state_of(f"https:{name}")) is not None and shown.state == "ready")
+
+
 async def done(answer: Any) -> dict[str, Any]:
     told: dict[str, Any] = await answer
     assert told["status"], told
@@ -157,7 +164,7 @@ async def test_a_rule_made_without_a_link_is_published_when_there_is_one(home: P
         await done(agent.create(site("later.localhost", port)))
         assert (await get(house, "later.localhost"))[0] == 404
         await agent.start(10)
-        await until_async(lambda: house.node._routes.by_host("later.localhost"))
+        await ready(agent, "later.localhost")
         assert await get(house, "later.localhost") == (200, b"one")
 
 
@@ -169,10 +176,46 @@ async def test_rules_are_there_again_after_the_agent_was_killed(home: Path, hous
             await done(agent.create({"ports": [{"port": port, "destination": "127.0.0.1", "dstPort": raw}]}))
         async with agent_of(home, house) as agent:
             await until_async(lambda: len(house.node._routes.tunnels()) == 2)
+            await ready(agent, "shop.localhost")
             assert await get(house, "shop.localhost") == (200, b"one")
             async with house.visitor(port) as visitor:
                 visitor.send(b"ping")
                 assert await visitor.reader.readexactly(4) == b"ping"
+
+
+async def test_a_sites_name_is_kept_while_its_agent_is_away_and_free_once_the_rule_is_deleted(home: Path) -> None:
+    async with serving(saying(b"one")) as port, open_house(home / "node", lease_hold_s=0) as house:
+        stranger = await house.token(label="stranger")
+        async with agent_of(home, house) as agent:
+            await done(agent.create(site("shop.localhost", port)))
+            assert await get(house, "shop.localhost") == (200, b"one")
+        assert (await get(house, "shop.localhost"))[0] == 503
+        refused = await house.agent(http_route(port, "shop"), token=stranger)
+        assert refused.refused[0].code == "name.taken"
+        async with agent_of(home, house) as agent:
+            await done(agent.delete({"https": [{"domain": "shop.localhost"}]}))
+        await house.agent(http_route(port, "shop"), token=stranger)
+        assert await get(house, "shop.localhost") == (200, b"one")
+
+
+async def test_a_name_is_given_up_though_its_rule_was_deleted_without_a_link_and_the_agent_ended_then(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "TEND_S", 0.1)
+    owed = home / "agent" / "rules.json"
+    async with serving(saying(b"one")) as port, open_house(home / "node", lease_hold_s=0) as house:
+        async with agent_of(home, house) as agent:
+            await done(agent.create(site("shop.localhost", port)))
+            await done(agent.create(site("again.localhost", port)))
+            await agent.shutdown()
+            await done(agent.delete({"https": [{"domain": "shop.localhost"}, {"domain": "again.localhost"}]}))
+            await done(agent.create(site("again.localhost", port)))
+            assert json.loads(owed.read_text())["givenUp"] == [["http", "shop.localhost"]]
+        assert (await get(house, "shop.localhost"))[0] == 503
+        async with agent_of(home, house):
+            await until_async(lambda: house.node._routes.by_host("again.localhost"))
+            assert (await get(house, "shop.localhost"))[0] == 404
+            await until_async(lambda: json.loads(owed.read_text())["givenUp"] == [])
 
 
 async def test_a_full_disk_changes_nothing(home: Path, agent: RulesAgent, house: House) -> None:
@@ -462,6 +505,7 @@ async def test_all_rules_are_back_after_the_link_was_cut(house: House, agent: Ru
         await until_async(lambda: agent.state is State.WAITING)
         await until_async(lambda: agent.is_connected and len(house.node._routes.tunnels()) == 3)
         for name in ("one", "two", "three"):
+            await ready(agent, f"{name}.localhost")
             assert await get(house, f"{name}.localhost") == (200, b"one")
 
 
@@ -474,7 +518,7 @@ async def test_what_an_administrator_has_closed_comes_back_with_a_restart_only(h
         (service,) = (await agent.health())["services"]
         assert service["tunnel"]["state"] == "closed"
         await agent.restart(10)
-        await until_async(house.node._routes.tunnels)
+        await ready(agent, "shop.localhost")
         assert await get(house, "shop.localhost") == (200, b"one")
 
 

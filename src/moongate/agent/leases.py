@@ -169,6 +169,15 @@ class Leases:
         self._release(published, answer)
         return answer
 
+    @property
+    def owed(self) -> set[tuple[str, str]]:
+        """Kinds and kept names that the node is still to hear are given up."""
+        return set(self._owed)
+
+    def owe(self, names: Iterable[tuple[str, str]]) -> None:
+        """Give these kinds and kept names up when there is a link, unless they are wanted again by then."""
+        self._owed.update(dict.fromkeys(names))
+
     def state_of(self, key: str) -> TunnelSnapshot | None:
         """Return how it is with one route."""
         published = self.published.get(key)

@@ -1,5 +1,6 @@
 """From a rule to the routes that publish it: pure."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,10 +26,18 @@ def _site_routes(site: Site) -> dict[str, Route]:
             "http", site_upstream(site), subdomain=site.domain, options=_site_options(site), certificate=own
         )
     if site.tls:
-        options = {"firewall": _firewall(site.firewall)} if site.firewall else {}
+        options: dict[str, Any] = {"keep": True}
+        if site.firewall:
+            options["firewall"] = _firewall(site.firewall)
         behind = Upstream("tcp", site.tls_host, site.tls)
         routes[f"{key}/tls"] = Route("tls", behind, subdomain=site.domain, options=options)
     return routes
+
+
+def kept_names_of(rules: Iterable[Rule]) -> set[tuple[str, str]]:
+    """Return the kinds and names that the node keeps for these rules."""
+    routes = [route for rule in rules for route in routes_of(rule).values() if route.options.get("keep")]
+    return {(route.kind, route.wanted) for route in routes if route.wanted}
 
 
 def site_upstream(site: Site) -> Upstream:
@@ -51,7 +60,7 @@ def _site_options(site: Site) -> dict[str, Any]:
         "acme": site.use_lets_enc,
         "firewall": _firewall(site.firewall),
     }
-    return {"secure": site.secure, **{name: value for name, value in options.items() if value}}
+    return {"keep": True, "secure": site.secure, **{name: value for name, value in options.items() if value}}
 
 
 def _page(page: PageOptions | None) -> dict[str, str] | None:

@@ -17,6 +17,7 @@ log = structlog.get_logger(__name__)
 FILE_NAME: Final = "rules.json"
 LOCK_NAME: Final = "agent.lock"
 FORM: Final = 1
+OWED: Final = "givenUp"
 PRIVATE: Final = 0o600
 # So many wrong rules are named in the log.
 TOLD: Final = 10
@@ -36,6 +37,8 @@ class RuleStore:
         self.home = home
         self.path = home / FILE_NAME
         self.kept_aside: Path | None = None  # a file that could not be read, and was not overwritten
+        # Kinds and kept names of rules that are gone, of which the node may not have heard.
+        self.owed: set[tuple[str, str]] = set()
         # Members of the file that this release does not know; they stay.
         self._foreign: dict[str, Any] = {}
         try:
@@ -77,6 +80,7 @@ class RuleStore:
             self._put_aside(str(error))
             return RuleBook(forbidden=self.home)
         book, problems = RuleBook.salvage(members, self.home)
+        self.owed = _owed(members.get(OWED))
         self._foreign = {name: value for name, value in members.items() if name not in book.members()}
         if problems:
             self._put_aside("; ".join(problems[:TOLD]))
@@ -89,7 +93,8 @@ class RuleStore:
         Raises:
             RulesUnsaved: If they could not be written.
         """
-        text = json.dumps({**self._foreign, "form": FORM, **book.members()}, indent=1, ensure_ascii=False)
+        members = {**self._foreign, "form": FORM, OWED: sorted(self.owed), **book.members()}
+        text = json.dumps(members, indent=1, ensure_ascii=False)
         aside = self.home / f".{FILE_NAME}.{os.getpid()}"
         try:
             descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, PRIVATE)
@@ -143,6 +148,15 @@ def _parse(text: bytes) -> dict[str, Any]:
     if members.get("form", FORM) != FORM:
         raise ValueError(f"form {members['form']!r} is not known")
     return members
+
+
+def _owed(pairs: object) -> set[tuple[str, str]]:
+    # What is no pair of a kind and a name is forgotten: the node's administrator can still give the name back.
+    return {
+        (pair[0], pair[1])
+        for pair in (pairs if isinstance(pairs, list) else ())
+        if isinstance(pair, list) and len(pair) == 2 and all(isinstance(part, str) for part in pair)
+    }
 
 
 def _reason(error: OSError) -> str:

@@ -28,7 +28,7 @@ from moongate.agent.envelopes import (
 from moongate.agent.feed import Feed
 from moongate.agent.health import Health, is_listed
 from moongate.agent.locals import LocalPorts
-from moongate.agent.publishing import asked_port_route, port_route, routes_of
+from moongate.agent.publishing import asked_port_route, kept_names_of, port_route, routes_of
 from moongate.agent.routes import Route
 from moongate.agent.rulebook import Change, Edit, Result, RuleBook
 from moongate.agent.rules import PortRule, Rule, Site
@@ -98,7 +98,7 @@ class RulesAgent:
         self._session: asyncio.Task[Any] | None = None
         self._linked = asyncio.Event()
         self._began = time.monotonic()
-        self._links = 0
+        self._links = self._links_tended = 0
         self._asked = 0
         self._last_error = ""
 
@@ -108,6 +108,8 @@ class RulesAgent:
         """Publish the rules that were kept, and begin to connect."""
         for rule in self._book.rules():
             self._set_routes(rule)
+        if self._agent is not None:
+            self._agent.leases.owe(self._store.owed)
         await self._local_ports.open(self._book.portmaps)
         self._tasks.start("tend", self._tend())
         self._tasks.start("watch health", self._watch_health())
@@ -338,7 +340,7 @@ class RulesAgent:
             if taken is not None:
                 return nothing_done(edit.results, taken[1], ("portmaps", taken[0]))
             try:
-                self._store.save(edit.book)
+                self._save(edit.book)
             except RulesUnsaved as error:
                 if listens:
                     await self._local_ports.undo(edit.changes)
@@ -350,6 +352,27 @@ class RulesAgent:
                 if (change.kind, change.key) not in refused:
                     self._feed.publish("rule_changed", {"kind": change.kind, "key": change.key})
             return told(Result(one.kind, one.key, refused.get((one.kind, one.key), one.error)) for one in edit.results)
+
+    def _save(self, book: RuleBook) -> None:
+        """Write the rules, and what is given up with them: the node may be away, and we may end before it is back."""
+        now, before = kept_names_of(book.rules()), self._store.owed
+        self._store.owed = (before | kept_names_of(self._book.rules())) - now
+        try:
+            self._store.save(book)
+        except RulesUnsaved:
+            self._store.owed = before
+            raise
+
+    async def _forget_owed(self) -> None:
+        """What was given up on a link that has lasted since is known to the node."""
+        links, self._links_tended = self._links_tended, self._links
+        if self._agent is None or not self.is_connected or links != self._links:
+            return
+        async with self._writing:
+            if self._store.owed != self._agent.leases.owed:
+                self._store.owed = self._agent.leases.owed
+                with suppress(RulesUnsaved):  # it is said when a rule is changed
+                    self._store.save(self._book)
 
     async def _hashed(self, edit: Edit) -> Edit:
         """Passwords are kept as hashes only. Making one takes a moment on purpose, so it is done in a thread."""
@@ -389,7 +412,7 @@ class RulesAgent:
             self._apply(change)
         self._book = self._book.applied(undone)
         try:
-            self._store.save(self._book)
+            self._save(self._book)
         except RulesUnsaved as error:
             # The file says more than is true; at the next start the node refuses it again, and says so.
             self._last_error = error.message
@@ -500,6 +523,7 @@ class RulesAgent:
     async def _tend(self) -> None:
         while True:
             await asyncio.sleep(TEND_S)
+            await self._forget_owed()
             if not self._local_ports.is_complete and self._state is not State.STOPPED:
                 async with self._writing:
                     await self._local_ports.open(self._book.portmaps, again=True)

@@ -49,6 +49,9 @@ class KeptNames:
         self._known: dict[_Key, KeptName] = {}
         self._pending: dict[_Key, KeptName | None] = {}
         self._writer = WriteBehind("kept names", self._flush, interval_s=RETRY_INTERVAL_S)
+        insert = db.insert(kept_names)
+        latest = {name: insert.excluded[name] for name in ("tunnel_id", "token_id")}
+        self._upsert = insert.on_conflict_do_update(index_elements=["node_id", "kind", "name"], set_=latest)
 
     async def start(self) -> None:
         """Read what is kept, and begin to write again what a failing database did not take.
@@ -107,10 +110,7 @@ class KeptNames:
                 await self._db.write_rows(_FORGET, gone)
             if kept:
                 # A row of a token that was deleted meanwhile is refused, and is nobody's to claim.
-                insert = self._db.insert(kept_names)
-                latest = {name: insert.excluded[name] for name in ("tunnel_id", "token_id")}
-                upsert = insert.on_conflict_do_update(index_elements=["node_id", "kind", "name"], set_=latest)
-                await self._db.write_rows(upsert, kept)
+                await self._db.write_rows(self._upsert, kept)
         except BaseException:
             self._pending = changes | self._pending  # what was noted meanwhile is newer
             raise

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Executable, Insert, Table, event
 from sqlalchemy.dialects import postgresql, sqlite
@@ -47,7 +48,7 @@ class Database:
         self.is_sqlite = engine.dialect.name == "sqlite"
         # SQLite has one writer at a time; waiting here wakes at once, waiting in SQLite polls.
         self._writer = asyncio.Lock() if self.is_sqlite else None
-        self._inserts: dict[Insert, MultiRowInsert] = {}  # as many as the program has
+        self._inserts: WeakKeyDictionary[Insert, MultiRowInsert] = WeakKeyDictionary()
 
     @classmethod
     async def open(cls, url: str) -> Self:

@@ -29,6 +29,7 @@ def test_a_site_is_one_tunnel_with_its_rules_as_options() -> None:
     assert (route.kind, route.wanted) == ("http", "a.test")
     assert route.upstream == Upstream("https", "127.0.0.1", 9, Path("/srv"), "/base", True)
     assert route.options == {
+        "keep": True,
         "secure": True,
         "redirect": True,
         "host_header": "b.test",
@@ -49,7 +50,7 @@ def test_tls_that_is_passed_through_is_a_tunnel_of_its_own() -> None:
 def test_a_site_that_only_redirects_reaches_nobody() -> None:
     (route,) = routes_of(read_site({"domain": "a.test", "redirectURL": "https://b.test/"})).values()
     assert route.upstream.scheme == NOTHING
-    assert route.options == {"secure": False, "redirect_url": "https://b.test/"}
+    assert route.options == {"keep": True, "secure": False, "redirect_url": "https://b.test/"}
 
 
 def test_a_certificate_of_ones_own_goes_with_the_route() -> None:

@@ -38,11 +38,11 @@ class Unreliable(Database):
 
     fails = False
 
-    async def write_rows(self, statement: Executable, rows: Sequence[Row]) -> int:
+    async def write_rows(self, statement: Executable, rows: Sequence[Row], *, hurried: bool = False) -> int:
         await asyncio.sleep(0)
         if self.fails:
             raise StorageError("told to fail")
-        return await super().write_rows(statement, rows)
+        return await super().write_rows(statement, rows, hurried=hurried)
 
 
 async def count(db: Database, table: Table, **where: str) -> int:

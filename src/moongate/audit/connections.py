@@ -19,6 +19,8 @@ from moongate.storage.writing import WriteBehind
 FLUSH_INTERVAL_S = 0.5
 SWEEP_INTERVAL_S = 10.0
 PENDING_MAX = 100_000
+# With more than this to write at a time, a busy loop would let us fall behind.
+BEHIND_ROWS = 1000
 USER_AGENT_MAX = 512
 _SWEEP_SLICE = 2_000
 
@@ -300,13 +302,13 @@ class Connections:
         await self._sweep()
         self._in_flight, self._pending = self._pending, OrderedDict()
         records = list(self._in_flight.values())
-        written = 0
+        hurried, written = len(records) > BEHIND_ROWS, 0
         try:
             while written < len(records):
                 chunk = records[written : written + CHUNK_ROWS]
                 now, steady = self._clock(), self._monotonic()
                 rows = [record.row(now, steady) for record in chunk]
-                self.dropped_records += await self._db.write_rows(self._upsert, rows)
+                self.dropped_records += await self._db.write_rows(self._upsert, rows, hurried=hurried)
                 written += len(chunk)
         except BaseException:
             self._keep(records[written:])

@@ -21,10 +21,10 @@ from moongate.storage.multirow import MultiRowInsert
 
 # One statement's worth: binding more would hold the loop for longer than a few milliseconds.
 CHUNK_ROWS = 250
-# Binding parameters is work in the loop's own thread: this many rows at a time, or visitors wait for it. One statement
-# takes longer for each of its rows where the driver binds them, so there they are fewer.
+# Binding parameters holds the interpreter's lock: this many rows at a time, or visitors wait for it.
 BIND_ROWS = 10
-STATEMENT_ROWS = 50
+# The same for a writer who falls behind: each statement waits for the lock, so fewer of them are sooner done.
+HURRIED_ROWS = 50
 BUSY_TIMEOUT_S = 5.0
 COMMAND_TIMEOUT_S = 30.0
 POOL_CONNECTIONS = 4
@@ -96,8 +96,10 @@ class Database:
         """Begin an insert of this database's own kind, which can say what to do on conflict."""
         return sqlite.insert(table) if self.is_sqlite else postgresql.insert(table)
 
-    async def write_rows(self, statement: Executable, rows: Sequence[Row]) -> int:
+    async def write_rows(self, statement: Executable, rows: Sequence[Row], *, hurried: bool = False) -> int:
         """Write rows in one transaction; return how many the database will never take.
+
+        `hurried` writes sooner, at the cost of everybody else's patience.
 
         Raises:
             StorageError: If the database fails; then no row is kept.
@@ -105,7 +107,7 @@ class Database:
         try:
             async with self.begin() as conn:
                 if rows and self.is_sqlite and isinstance(statement, Insert):
-                    await self._insert_rows(conn, statement, rows)
+                    await self._insert_rows(conn, statement, rows, HURRIED_ROWS if hurried else BIND_ROWS)
                 else:
                     for start in range(0, len(rows), BIND_ROWS):
                         await conn.execute(statement, rows[start : start + BIND_ROWS])
@@ -113,12 +115,12 @@ class Database:
             return await self._write_singly(statement, rows)
         return 0
 
-    async def _insert_rows(self, conn: AsyncConnection, statement: Insert, rows: Sequence[Row]) -> None:
+    async def _insert_rows(self, conn: AsyncConnection, statement: Insert, rows: Sequence[Row], at_once: int) -> None:
         insert = self._inserts.get(statement)
         if insert is None:
             insert = self._inserts[statement] = MultiRowInsert(statement, list(rows[0]), self._engine.dialect)
-        for start in range(0, len(rows), STATEMENT_ROWS):
-            some = rows[start : start + STATEMENT_ROWS]
+        for start in range(0, len(rows), at_once):
+            some = rows[start : start + at_once]
             await conn.exec_driver_sql(insert.text(len(some)), insert.parameters(some))
 
     async def _write_singly(self, statement: Executable, rows: Sequence[Row]) -> int:

@@ -1,7 +1,10 @@
 """The commands that change what a running agent publishes, in their short form and in the one that others know."""
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -99,10 +102,23 @@ BasicAuthFile = Annotated[Path | None, _file("--basic-auth-file", "Ask for the u
 Replace = Annotated[bool, typer.Option("--replace", help="Replace the site that has this domain.")]
 
 
-def _manner(api_port: int | None, token_file: Path | None, *, as_json: bool) -> "Manner":
-    from moongate.cli.agent_api import Manner
+def over_the_api(command: Callable[..., int]) -> Callable[..., int]:
+    """Give a command the flags that all of them have; it gets them as its argument `manner`."""
+    signature = inspect.signature(command)
+    shared = {"api_port": (ApiPort, None), "api_token_file": (ApiToken, None), "as_json": (flags.Json, False)}
 
-    return Manner(api_port, token_file, as_json)
+    @functools.wraps(command)
+    def run(*arguments: Any, **given: Any) -> int:
+        from moongate.cli.agent_api import Manner
+
+        return command(*arguments, manner=Manner(*(given.pop(name) for name in shared)), **given)
+
+    parameters = [parameter for name, parameter in signature.parameters.items() if name != "manner"]
+    for name, (kind, default) in shared.items():
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what typer reads
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters} | {"return": int}
+    return run
 
 
 # --- sites -------------------------------------------------------------------------------
@@ -110,6 +126,7 @@ def _manner(api_port: int | None, token_file: Path | None, *, as_json: bool) -> 
 
 @route_app.command("add")
 @http_app.command("add")
+@over_the_api
 def route_add(
     domain: Annotated[str | None, typer.Argument(metavar="DOMAIN", help="Its public name.", show_default=False)] = None,
     upstream: Annotated[
@@ -136,9 +153,7 @@ def route_add(
     allow: Allow = None,
     drop: Drop = None,
     replace: Replace = False,
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Publish a site under a domain."""
     from moongate.cli.agent_api import SiteWish, add_site
@@ -164,65 +179,63 @@ def route_add(
         allow=allow or [],
         drop=drop or [],
     )
-    return add_site(wish, _manner(api_port, api_token_file, as_json=as_json), replace=replace)
+    return add_site(wish, manner, replace=replace)
 
 
 @route_app.command("ls")
 @http_app.command("ls")
-def route_ls(*, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
+@over_the_api
+def route_ls(*, manner: "Manner") -> int:
     """List the sites."""
     from moongate.cli.agent_api import list_sites
 
-    return list_sites(_manner(api_port, api_token_file, as_json=as_json))
+    return list_sites(manner)
 
 
 @route_app.command("rm")
 @http_app.command("rm")
+@over_the_api
 def route_rm(
     domains: Annotated[
         list[str] | None, typer.Argument(metavar="DOMAIN...", help="Their domains.", show_default=False)
     ] = None,
     *,
     domain_flag: Domain = None,
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Remove sites."""
     from moongate.cli.agent_api import remove_sites
 
     wanted = [*(domains or ()), *((domain_flag,) if domain_flag else ())]
-    return remove_sites(wanted, _manner(api_port, api_token_file, as_json=as_json))
+    return remove_sites(wanted, manner)
 
 
 @firewall_app.command("allow")
+@over_the_api
 def firewall_allow(
     *,
     domain: Annotated[str, typer.Option("--domain", metavar="NAME", help="Its domain.")],
     network: Network,
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Let a network in; who is not named is kept out."""
     from moongate.cli.agent_api import add_firewall
 
-    return add_firewall(domain, "allow", network, _manner(api_port, api_token_file, as_json=as_json))
+    return add_firewall(domain, "allow", network, manner)
 
 
 @firewall_app.command("drop")
+@over_the_api
 def firewall_drop(
     *,
     domain: Annotated[str, typer.Option("--domain", metavar="NAME", help="Its domain.")],
     network: Network,
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Keep a network out."""
     from moongate.cli.agent_api import add_firewall
 
-    return add_firewall(domain, "drop", network, _manner(api_port, api_token_file, as_json=as_json))
+    return add_firewall(domain, "drop", network, manner)
 
 
 # --- ports -------------------------------------------------------------------------------
@@ -230,21 +243,21 @@ def firewall_drop(
 
 @port_app.command("allocate")
 @tcp_app.command("allocate")
+@over_the_api
 def port_allocate(
     *,
     port: TcpPort = None,
     udp: Udp = False,
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Take a port of the node; it stays yours until it is released."""
     from moongate.cli.agent_api import allocate_port
 
-    return allocate_port(port, "udp" if udp else "tcp", _manner(api_port, api_token_file, as_json=as_json))
+    return allocate_port(port, "udp" if udp else "tcp", manner)
 
 
 @port_app.command("forward")
+@over_the_api
 def port_forward(
     port: NodePort,
     upstream: Annotated[str, typer.Argument(metavar="PORT|HOST:PORT", help="The local service.")],
@@ -252,87 +265,81 @@ def port_forward(
     udp: Udp = False,
     allow: Allow = None,
     drop: Drop = None,
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Lead an allocated port to a service."""
     from moongate.cli.agent_api import forward_port
 
-    manner = _manner(api_port, api_token_file, as_json=as_json)
     return forward_port(port, upstream, "udp" if udp else None, (allow or [], drop or []), manner)
 
 
 @port_app.command("clear")
-def port_clear(
-    port: NodePort, *, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False
-) -> int:
+@over_the_api
+def port_clear(port: NodePort, *, manner: "Manner") -> int:
     """Lead a port nowhere, and keep it."""
     from moongate.cli.agent_api import clear_port
 
-    return clear_port(port, _manner(api_port, api_token_file, as_json=as_json))
+    return clear_port(port, manner)
 
 
 @port_app.command("release")
+@over_the_api
 def port_release(
     port: NodePort,
     *,
     udp: Udp = False,
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Give a port back to the node."""
     from moongate.cli.agent_api import release_port
 
-    return release_port(port, "udp" if udp else None, _manner(api_port, api_token_file, as_json=as_json))
+    return release_port(port, "udp" if udp else None, manner)
 
 
 @port_app.command("ls")
 @tcp_app.command("ls")
-def port_ls(*, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
+@over_the_api
+def port_ls(*, manner: "Manner") -> int:
     """List the allocated ports."""
     from moongate.cli.agent_api import list_ports
 
-    return list_ports(_manner(api_port, api_token_file, as_json=as_json))
+    return list_ports(manner)
 
 
 @tcp_app.command("forward")
+@over_the_api
 def tcp_forward(
     *,
     port: TcpPort = None,
     destination: Annotated[str, typer.Option("--destination", metavar="HOST", help="Host of the service.")],
     dstport: Annotated[int, typer.Option("--dstport", min=1, max=65535, metavar="N", help="Port of the service.")],
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Lead a port to a service; without --port, one is allocated first."""
     from moongate.cli.agent_api import forward_port
     from moongate.net.addresses import host_port
 
-    manner = _manner(api_port, api_token_file, as_json=as_json)
     return forward_port(port, host_port(destination, dstport), None, ([], []), manner)
 
 
 @tcp_app.command("release")
+@over_the_api
 def tcp_release(
     *,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, metavar="N", help="The port.")],
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Give a port back to the node."""
     from moongate.cli.agent_api import release_port
 
-    return release_port(port, None, _manner(api_port, api_token_file, as_json=as_json))
+    return release_port(port, None, manner)
 
 
 # --- port maps ---------------------------------------------------------------------------
 
 
 @portmap_app.command("add")
+@over_the_api
 def portmap_add(
     port: LocalPort,
     target: Annotated[
@@ -341,56 +348,55 @@ def portmap_add(
     *,
     udp: Udp = False,
     label: Annotated[str, typer.Option("--label", metavar="TEXT", help="What it is for.", show_default=False)] = "",
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Reach a service elsewhere through a port of this machine."""
     from moongate.cli.agent_api import add_portmap
 
-    manner = _manner(api_port, api_token_file, as_json=as_json)
     return add_portmap(port, target, "udp" if udp else "tcp", label, manner)
 
 
 @portmap_app.command("ls")
-def portmap_ls(*, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
+@over_the_api
+def portmap_ls(*, manner: "Manner") -> int:
     """List the port maps."""
     from moongate.cli.agent_api import list_portmaps
 
-    return list_portmaps(_manner(api_port, api_token_file, as_json=as_json))
+    return list_portmaps(manner)
 
 
 @portmap_app.command("rm")
+@over_the_api
 def portmap_rm(
     ports: Annotated[list[int], typer.Argument(min=1, max=65535, metavar="PORT...", help="Ports of this machine.")],
     *,
-    api_port: ApiPort = None,
-    api_token_file: ApiToken = None,
-    as_json: flags.Json = False,
+    manner: "Manner",
 ) -> int:
     """Remove port maps."""
     from moongate.cli.agent_api import remove_portmaps
 
-    return remove_portmaps(ports, _manner(api_port, api_token_file, as_json=as_json))
+    return remove_portmaps(ports, manner)
 
 
 # --- the agent ---------------------------------------------------------------------------
 
 
 @agent_app.command("info")
-def agent_info(*, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
+@over_the_api
+def agent_info(*, manner: "Manner") -> int:
     """Show the running agent; the exit code is 0 only if it has a session."""
     from moongate.cli.agent_api import show_info
 
-    return show_info(_manner(api_port, api_token_file, as_json=as_json))
+    return show_info(manner)
 
 
 @agent_app.command("health")
-def agent_health(*, api_port: ApiPort = None, api_token_file: ApiToken = None, as_json: flags.Json = False) -> int:
+@over_the_api
+def agent_health(*, manner: "Manner") -> int:
     """Show whether what is published can be reached; the exit code is 0 only if all of it can."""
     from moongate.cli.agent_api import show_health
 
-    return show_health(_manner(api_port, api_token_file, as_json=as_json))
+    return show_health(manner)
 
 
 def register(app: typer.Typer) -> None:
